@@ -1,4 +1,4 @@
-# make demo: train, export, calibrate, run and compare a network on handwritten digits.
+# make demo: train, export, calibrate and compare a network on handwritten digits; again, it does only what has changed.
 # make test: run the tests (eight minutes).  make test-fast: run those that train, export and measure little (90 s).
 # make lint: check style, types and who imports whom.  make format: mend style.
 # make test-rknn: run those that need Rockchip's toolkit, in an environment of its own (Python 3.10 to 3.12, 2 GB).
@@ -28,6 +28,8 @@ PACKAGES := '.[export,calibrate,compress,report,openvino,mnn,litert,ncnn,metrics
 PACKAGES += pytest pytest-xdist hypothesis schemathesis 'tritonclient[http]' av asyncssh pnnx
 # TensorRT's builder without a GPU, for its tests; NVIDIA's index may have it for other Pythons too.
 PACKAGES += 'tensorrt-rtx; python_version == "3.11" and sys_platform == "linux" and platform_machine == "x86_64"'
+
+INSTALL = $(PYTHON) samples/installing.py $(VENV)/bin/pip install
 
 DOCS := mkdocs-material 'mkdocstrings[python]'
 
@@ -86,10 +88,10 @@ benchmarks: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV); this takes a few minutes the first time"
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -q -c constraints.txt setuptools
-	$(VENV)/bin/pip install -q -c constraints.txt --no-build-isolation -e $(PACKAGES)
-	@$(VENV)/bin/pip install -q -c constraints.txt --no-build-isolation -e '.[qnn]' || echo "no onnxruntime-qnn for this system: its tests are skipped"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install -q -c constraints.txt setuptools
+	@$(INSTALL) -c constraints.txt --no-build-isolation -e $(PACKAGES)
+	@$(INSTALL) -c constraints.txt --no-build-isolation -e '.[qnn]' || echo "no onnxruntime-qnn for this system: its tests are skipped"
 	@touch $@
 
 $(RKNN)/.installed: runtime/engines/rknn/requirements.txt

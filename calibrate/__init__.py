@@ -8,7 +8,7 @@ from ..bundle import Calibration, OperatingPoint, Target
 if TYPE_CHECKING:
     from .ask_files import read_labels
     from .asking import Asked, ask_labels
-    from .benchmark import Benchmark, Row
+    from .benchmark import Benchmark, OtherNetwork, Row
     from .bundle_comparison import BundleComparison, compare_bundles
     from .bundle_energy import measure_bundle_energy
     from .compared import Compared
@@ -35,6 +35,7 @@ __all__ = [
     "ExitEnergies",
     "ExitEnergy",
     "OperatingPoint",
+    "OtherNetwork",
     "Ragged",
     "Report",
     "Row",
@@ -65,6 +66,7 @@ __getattr__ = late_names(
         "BundleSide": "sides",
         "Compared": "compared",
         "ExitEnergies": "measure.energy",
+        "OtherNetwork": "benchmark",
         "Ragged": "truth",
         "ExitEnergy": "measure.energy",
         "Report": "html_report.contents",

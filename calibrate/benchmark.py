@@ -4,21 +4,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..bundle import Target
 from ..bundle.calibration import StaticPoint
 from ..bundle.findings import WorstPart, show_worst
 from ..units import show_share, show_time, show_us, show_value
-from .intervals import Z95
+from .network_table import OtherNetwork, Row, TimedRival, write_table
 from .stage_costs import StageCost
 
-__all__ = ["Benchmark", "MeasuredLimit", "Row", "judge_early_exit", "make_row", "name_static"]
+__all__ = ["Benchmark", "MeasuredLimit", "OtherNetwork", "Row", "judge_early_exit", "name_static"]
 
-
-MOST_OFF = 0.99
-"""A ratio of mean latencies is taken to be at most this share too high or too low, so that intervals end."""
 
 MOST_FACTOR = 100.0
 """How many samples would tell is said if they are fewer than so many times those that were measured."""
@@ -26,31 +23,6 @@ MOST_FACTOR = 100.0
 
 EXITS_IN_LINE = 8
 """The exits of a network with more go on in further lines."""
-
-
-class Row(Struct, frozen=True):
-    """One network of a benchmark: accuracy as a fraction, latencies per sample in seconds; the user's metric, if one was given.
-
-    Example:
-        >>> from offramp.calibrate import bench, load_samples
-        >>> row = bench("digits.offramp", load_samples("test.npz", "digits.offramp")).early
-        >>> row.name, 0 < row.p50_s <= row.p99_s
-        ('early', True)
-    """
-
-    name: str
-    accuracy: float
-    mean_s: float
-    p50_s: float
-    p90_s: float
-    p99_s: float
-    metric: float | None = None
-
-
-def make_row(name: str, seconds: np.ndarray, right: np.ndarray, metric: float | None) -> Row:
-    """Return the row of a network, from its latencies float64 (N,) and how right it is: bool or float64, of what was drawn."""
-    p50, p90, p99 = (float(value) for value in np.percentile(seconds, [50, 90, 99]))
-    return Row(name, float(right.mean()), float(seconds.mean()), p50, p90, p99, metric)
 
 
 def name_static(static: StaticPoint, usual_device: str) -> str:
@@ -128,6 +100,8 @@ class Benchmark(Struct, frozen=True):
         metric: the name of the user's metric, which the rows hold; None without one. Nothing is promised of it.
         groups: of how many groups the samples are: accuracies, drop and interval are over groups. None without groups.
         worst: the classes or groups that lose most, if the point's target has `by`.
+        others: the networks that were given as `beside`, in their order.
+        max_drop: what the point's target allows to lose; None without a calibration, or if it limits no drop.
 
     Example:
         >>> from offramp.calibrate import bench, load_samples
@@ -165,6 +139,8 @@ class Benchmark(Struct, frozen=True):
     metric: str | None = None
     groups: int | None = None
     worst: tuple[WorstPart, ...] = ()
+    others: tuple[OtherNetwork, ...] = ()
+    max_drop: float | None = None
 
     @property
     def calibration_error(self) -> float | None:
@@ -175,7 +151,8 @@ class Benchmark(Struct, frozen=True):
 
     def __str__(self) -> str:
         low, high = map(show_share, self.drop_interval)
-        parts = [*self._networks(), "", *self._exits(), "", *self._predictions()]
+        parts = [self.table(), ""] if self.others else []
+        parts += [*self._networks(), "", *self._exits(), "", *self._predictions()]
         if len({stage.device for stage in self.stages}) > 1:
             parts += ["", *self._stages(), ""]
         what = "accuracy drop" if self.counts == "labels" else "loss added"
@@ -184,6 +161,24 @@ class Benchmark(Struct, frozen=True):
         drop += ", called back to back" if self.every_s is None else f", called every {show_time(self.every_s)}"
         worst = [show_worst(self.worst)] if self.worst else []
         return "\n".join([*parts, drop, *worst, self.verdict, *(f"note: {note}" for note in self.notes)])
+
+    def table(self) -> str:
+        """Return early exit, the whole static network and `others` as a table, the slowest first, and which is the fastest.
+
+        `lost` is against the whole network, `speed` how many times as fast as that a network is in the mean. The last column says
+        whether at most `max_drop` is lost: `yes` or `no` where the whole 95 % interval tells it, else `unsure`. The last sentence
+        names the fastest of those that surely lose no more, or says which may be as fast as early exit.
+        """
+        early = OtherNetwork(
+            row=replace(self.early, name="early exit"),
+            drop=self.drop,
+            drop_interval=self.drop_interval,
+            ratio_noise=0.0,
+        )
+        noise = self.ratio_noise / self.speedup
+        row = replace(self.whole, name="whole static network")
+        whole = OtherNetwork(row=row, drop=0.0, drop_interval=(0.0, 0.0), ratio_noise=noise)
+        return write_table(early, [whole, *self.others], self.max_drop, counts=self.counts)
 
     def _networks(self) -> list[str]:
         rows = [("early exit", self.early), ("whole static network", self.whole)]
@@ -268,9 +263,9 @@ def judge_early_exit(
         worst: the classes or groups that lose most, where each is limited.
         errors: standard errors of the mean latency of `early` divided by that of `whole`, and by that of `single`.
     """
-    statics = [_Rival("the whole static network", whole, errors[0])]
+    statics = [TimedRival("the whole static network", whole, errors[0])]
     if single is not None:
-        statics.append(_Rival("the best static network that meets the target", single, errors[1]))
+        statics.append(TimedRival("the best static network that meets the target", single, errors[1]))
     ratio = _compare_speed(early, statics)
     figures, doubts = _show(early, target), ""
     for name, value in measured.items():
@@ -291,7 +286,7 @@ def judge_early_exit(
         slowest_s = target.max_latency_s or math.inf
         fast = [each for each in statics if each.row.mean_s <= slowest_s]
         better = [each for each in fast if each.row.accuracy >= early.accuracy]
-        draws: list[_Rival] = []
+        draws: list[TimedRival] = []
         right = "has as small a loss" if target.counts == "losses" else "is as accurate"
         praise = f"no static network that is fast enough {right}. It takes {figures}."
     else:
@@ -315,24 +310,7 @@ def _show(row: Row, target: Target | None) -> str:
     return f"{show_us(row.mean_s)} at {show_share(row.accuracy)}"
 
 
-class _Rival(Struct, frozen=True):
-    """A static network that early exit is compared with, and the standard error of the ratio of their mean latencies."""
-
-    name: str
-    row: Row
-    error: float
-
-    def gain_interval(self, early: Row) -> tuple[float, float]:
-        """Return the 95 % interval of the share of its mean latency that early exit saves.
-
-        A ratio of means grows without end where the lower one may be near 0, so that the interval is longer below.
-        """
-        ratio = early.mean_s / self.row.mean_s
-        off = min(Z95 * self.error / ratio, MOST_OFF)
-        return 1 - ratio / (1 - off), 1 - ratio * (1 - off)
-
-
-def _compare_speed(early: Row, statics: Sequence[_Rival]) -> str:
+def _compare_speed(early: Row, statics: Sequence[TimedRival]) -> str:
     """Say how fast early exit is, the static network first that it has to beat."""
     *others, best = statics
     words = f"{best.row.mean_s / early.mean_s:.2f} times as fast in the mean as {best.name}"

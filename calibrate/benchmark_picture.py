@@ -47,7 +47,7 @@ class MeasuredNetwork(Struct, frozen=True):
 def list_networks(
     results: Mapping[str, Sequence[Sequence[Result]]], correctness: Correctness, block: int
 ) -> dict[str, MeasuredNetwork]:
-    """Return what is drawn of each network whose answers were judged, by name.
+    """Return what is drawn of `early`, `whole` and `single`, by these names, where their answers were judged.
 
     Args:
         results: by name, of each exit that was forced, or else once, the results in the order of the samples.
@@ -55,8 +55,8 @@ def list_networks(
         block: how many calls follow each other in a turn.
     """
     networks = {}
-    for name, right in correctness.right.items():
-        seconds = latencies(results[name][0])
+    for name in (name for name in LOOKS if name in correctness.right):
+        seconds, right = latencies(results[name][0]), correctness.right[name]
         networks[name] = MeasuredNetwork(seconds, mean_error(seconds, block), correctness.measure_mean(right))
     return networks
 

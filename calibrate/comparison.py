@@ -14,7 +14,7 @@ from ..bundle import Bundle, Calibration, OperatingPoint, opened
 from ..bundle.calibration import StaticPoint
 from ..bundle.variant_names import describe_numbers
 from ..devices import fingerprint
-from ..errors import UsageError, unknown_name
+from ..errors import UsageError
 from ..pictures import check_picture
 from ..progress import Progress, no_progress
 from ..runtime import Net, Provenance, Result, load, load_static
@@ -23,10 +23,11 @@ from ..runtime.loading import load_uncalibrated
 from ..runtime.placement import refuse_servers
 from ..runtime.sample_scale import warn_of_scale
 from ..runtime.selection import find_calibration, packages_of
-from .benchmark import Benchmark, judge_early_exit, make_row, name_static
+from .benchmark import Benchmark, judge_early_exit, name_static
 from .benchmark_picture import MeasuredNetwork, draw_benchmark, list_networks
 from .correctness import Correctness, judge_labels, judge_losses
 from .dataset_metric import Metric, check_size, name_metric, read_metric
+from .early_point import choose_early
 from .fitting_samples import check_unhashed
 from .intervals import mean_error, ratio_error
 from .judging import Judging, read_judging
@@ -34,13 +35,14 @@ from .labels import LEAST_SAMPLES, check_labels, check_test_data
 from .losses import Loss
 from .measure.latency import Turn, force_exits, latencies, measure, run_alone
 from .measure.pauses import describe_pauses
-from .measured_limits import measure_limits, measure_worst
+from .measured_limits import measure_limits, measure_others, measure_worst
+from .network_table import make_row
 from .pace import BACK_TO_BACK, Pace
 from .parts import Parts, read_own_groups
 from .stage_costs import find_stage_costs
 from .truth import Truth
 
-__all__ = ["Comparison", "ComparisonRequest", "bench", "choose_early", "compare"]
+__all__ = ["Comparison", "ComparisonRequest", "bench", "compare"]
 
 CHECKED_LABELS = 256
 """Labels of at most this many samples are held against the whole network before anything is measured."""
@@ -64,6 +66,7 @@ class ComparisonRequest(Struct, frozen=True, kw_only=True):
         device, threads, fallback, variant, seed, progress: as for `bench`.
         pace: of the calls.
         groups: which group each sample belongs to; None if each is one of its own.
+        beside: other networks that are measured in turn with these, by what they are called.
     """
 
     bundle: Bundle
@@ -82,6 +85,7 @@ class ComparisonRequest(Struct, frozen=True, kw_only=True):
     metric: Metric | None = None
     metric_name: str | None = None
     groups: Parts | None = None
+    beside: Mapping[str, Net] = {}
 
     @property
     def variant_name(self) -> str | None:
@@ -117,7 +121,7 @@ class _Networks(Struct, frozen=True, kw_only=True):
         provenance: where the stages of the chain run.
         point: the chain's operating point; None without a calibration.
         single: the static network that runs as `single`.
-        nets: `early`, `whole` and `single`, by these names.
+        nets: `early`, `whole` and `single`, by these names, and others by theirs.
     """
 
     turns: dict[str, Turn]
@@ -144,6 +148,7 @@ def bench(
     metric: "str | Metric | None" = None,
     groups: Any = None,
     plot: str | os.PathLike[str] | None = None,
+    beside: Mapping[str, Net] | None = None,
     progress: Progress = no_progress,
 ) -> Benchmark:
     """Measure the chain, the whole static network and the best static network, interleaved on the same engine.
@@ -163,6 +168,8 @@ def bench(
             never promised. The answers of one network are kept for it, at most 100 MB.
         groups: which samples depend on each other, as for `calibrate`: accuracies, the drop and its interval are over groups.
         plot: a file to write a picture to, .svg, .png or .pdf: latencies, accuracies and exit shares. Needs the `report` extra.
+        beside: other loaded networks that answer the same samples, by what they are called: static networks to other exits,
+            the chain of another bundle. They are measured in turn with the others, and `Benchmark.others` holds what was found.
         progress: called with what is being done, how much is done, and how much there is.
 
     Raises:
@@ -199,31 +206,12 @@ def bench(
         metric=read_metric(metric),
         metric_name=name_metric(metric),
         groups=read_own_groups(groups, data[0], len(x)),
+        beside=beside or {},
     )
     comparison = compare(request)
     if picture is not None:
         draw_benchmark(comparison.benchmark, comparison.networks, picture, title=bundle.path.resolve().name)
     return comparison.benchmark
-
-
-def choose_early(calibration: Calibration, point: str | None) -> str:
-    """Return the name of the point that is compared: the given one, or the first that exits early.
-
-    Raises:
-        UsageError: the point is unknown or does not exit early, or no point does.
-    """
-    chains = [name for name, candidate in calibration.points.items() if candidate.exits_early]
-    if point is None and not chains:
-        raise UsageError("No operating point exits early: no thresholds meet the target. There is nothing to compare.")
-    point = point or chains[0]
-    if point not in calibration.points:
-        raise unknown_name("operating point", point, calibration.points)
-    if not calibration.points[point].exits_early:
-        raise UsageError(
-            f"The operating point {point} is {calibration.points[point].engines}, which does not exit early. "
-            f"{'Name one that does: ' + ', '.join(chains) if chains else 'No other does either'}."
-        )
-    return point
 
 
 def compare(request: ComparisonRequest) -> Comparison:
@@ -243,7 +231,8 @@ def compare(request: ComparisonRequest) -> Comparison:
         correctness = _judge(request, networks, {name: results[name][0] for name in networks.nets})
     if request.groups is not None and (networks.point is None or networks.point.target.by != "group"):
         correctness = replace(correctness, groups=request.groups.number)
-    benchmark = replace(_summarise(request, networks, results, correctness), notes=tuple(notes))
+    others = measure_others(request.beside, results, correctness, request.pace.block)
+    benchmark = replace(_summarise(request, networks, results, correctness), notes=tuple(notes), others=others)
     drawn = list_networks(results, correctness, request.pace.block)
     return Comparison(benchmark, results["early"][0], results["whole"][0], results["forced"], drawn)
 
@@ -299,6 +288,12 @@ def _load_networks(request: ComparisonRequest, stack: ExitStack, rng: np.random.
         for device in sorted(set(placement)):
             alone = stack.enter_context(load_uncalibrated(bundle, device, variant=variant, threads=threads))
             turns[f"on {device}"] = force_exits(alone, mix, rng=rng, pace=pace, every=every)
+    if taken := {*turns, "single"} & {*request.beside}:
+        raise UsageError(
+            f"{min(taken)!r} is a network of every comparison: call the one that is measured beside it otherwise."
+        )
+    nets |= request.beside
+    turns |= {name: run_alone(other, pace=pace) for name, other in request.beside.items()}
     if request.metric is not None and request.judging is not None:
         check_size(nets, request.x)
     return _Networks(turns=turns, provenance=net.provenance, point=point, single=single, nets=nets)
@@ -332,8 +327,7 @@ def _summarise(
     mean_s = {name: np.array([latencies(exit_).mean() for exit_ in exits]) for name, exits in results.items()}
     costs = mean_s["forced"]
     shares = np.bincount([result.exit for result in early], minlength=len(costs)) / len(early)
-    predicted_shares = point.exit_shares if point else None
-    drop = correctness.drop()
+    drop, predicted_shares = correctness.drop(), point.exit_shares if point else None
     placement, predicted_s = networks.provenance.devices, float(shares @ costs)
     target = point.target if point else None
     limited = measure_limits(early, correctness, target, request.pace.block) if target else {}
@@ -383,6 +377,7 @@ def _summarise(
         metric=request.metric_name,
         groups=correctness.group_count,
         worst=worst,
+        max_drop=target.max_drop if target else None,
     )
 
 

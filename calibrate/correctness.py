@@ -42,17 +42,21 @@ class Correctness(Struct, frozen=True):
     @property
     def lost(self) -> np.ndarray:
         """What early exit loses on each sample against the whole network: int8 of -1, 0 and 1, or float64."""
-        early, whole = self.right["early"], self.right["whole"]
-        return whole.astype(np.int8) - early.astype(np.int8) if early.dtype == bool else whole - early
+        return self.lost_by("early")
+
+    def lost_by(self, name: str) -> np.ndarray:
+        """What a network loses on each sample against the whole network, as `lost`."""
+        own, whole = self.right[name], self.right["whole"]
+        return whole.astype(np.int8) - own.astype(np.int8) if own.dtype == bool else whole - own
 
     @property
     def group_count(self) -> int | None:
         """How many groups there are; None without groups."""
         return None if self.groups is None else len(np.unique(self.groups))
 
-    def drop(self) -> MeasuredLimit:
-        """Return what early exit loses against the whole network, and its 95 % interval."""
-        return self.measure_mean(self.lost)
+    def drop(self, name: str = "early") -> MeasuredLimit:
+        """Return what a network loses against the whole network, and its 95 % interval."""
+        return self.measure_mean(self.lost_by(name))
 
     def per_draw(self, values: np.ndarray) -> np.ndarray:
         """Return the values of what was drawn independently: of each sample as they are, or the mean of each group."""
@@ -78,7 +82,7 @@ def judge_labels(results: Mapping[str, Sequence[Result]], y: np.ndarray, metric:
         if metric is None:
             break
         answers = {"label": labels[name].copy(), "score": np.array([result.score for result in each], np.float32)}
-        metrics[name] = compute_metric(metric, answers, y, NETWORKS[name])
+        metrics[name] = compute_metric(metric, answers, y, NETWORKS.get(name, name))
     right = {name: label == y for name, label in labels.items()}
     return Correctness(right, labels["early"] != labels["whole"], metrics)
 
@@ -104,15 +108,16 @@ def judge_losses(
         progress: is told what is recorded.
     """
     reference = ReferenceAnswers(nets["whole"]) if judging.disagreement is not None else None
-    taken = np.array([result.exit for result in results["early"]])
     right, far, metrics = {}, {}, {}
     for name, net in nets.items():
-        columns = taken if name == "early" else np.zeros(len(x), np.int64)
+        columns = (
+            np.array([result.exit for result in results[name]]) if len(net.exits) > 1 else np.zeros(len(x), np.int64)
+        )
         kept = KeptAnswers(columns)
         judge = Judge(judging, y, reference, kept.add if metric is not None else None)
         answers = record_answers(net, x, progress=progress, judge=judge)
         if metric is not None:
-            metrics[name] = compute_metric(metric, kept.take(), y.read(), NETWORKS[name])
+            metrics[name] = compute_metric(metric, kept.take(), y.read(), NETWORKS.get(name, name))
         right[name] = 1 - _take(answers, LOSS, columns)
         if judging.disagreement is not None:
             far[name] = _take(answers, DISAGREEMENT, columns)

@@ -1,7 +1,7 @@
-"""What the limits of a target limit, as a comparison measured it: over all samples, and where most is lost."""
+"""What the limits of a target limit, as a comparison measured it: over all samples, where most is lost, by other networks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -11,12 +11,13 @@ from ..bundle.target import LOSS_LIMITS
 from ..runtime import Result
 from .benchmark import MeasuredLimit
 from .correctness import Correctness
-from .intervals import Z95, mean_error
+from .intervals import Z95, mean_error, ratio_error
 from .measure.latency import latencies
+from .network_table import OtherNetwork, make_row
 from .parts import Parts, name_classes
 from .truth import Truth
 
-__all__ = ["measure_limits", "measure_worst"]
+__all__ = ["measure_limits", "measure_others", "measure_worst"]
 
 
 def measure_limits(
@@ -37,6 +38,26 @@ def measure_limits(
         "max_late": correctness.measure_mean(seconds > (target.deadline_s or math.inf)),
     }
     return {name: values[name] for name in target.limits if name in values}
+
+
+def measure_others(
+    names: Iterable[str], results: Mapping[str, Sequence[Sequence[Result]]], correctness: Correctness, block: int
+) -> tuple[OtherNetwork, ...]:
+    """Return what the networks that were measured beside early exit lose, and how far their latencies can be compared.
+
+    Args:
+        names: of these networks.
+        results: of all networks by name, those of each exit.
+        correctness: of all networks.
+        block: how many samples were measured in a turn.
+    """
+    others, early_s = [], latencies(results["early"][0])
+    for name in names:
+        seconds, lost = latencies(results[name][0]), correctness.drop(name)
+        row = make_row(name, seconds, correctness.per_draw(correctness.right[name]), correctness.metrics.get(name))
+        noise = ratio_error(early_s, seconds, block)
+        others.append(OtherNetwork(row=row, drop=lost.value, drop_interval=(lost.low, lost.high), ratio_noise=noise))
+    return tuple(others)
 
 
 def measure_worst(

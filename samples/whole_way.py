@@ -1,5 +1,6 @@
 """Shared by the samples: export a network, calibrate it, run it, compare it with its static networks, and draw the comparison."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 from offramp.calibrate import Benchmark, Calibration, Ragged, Target, bench, calibrate
 from offramp.calibrate.losses import Loss
 from offramp.export import Epoch, export
+from offramp.files import write_atomically
 from offramp.runtime import Result, load
 
 Samples = tuple[np.ndarray, "np.ndarray | Ragged"]
@@ -96,26 +98,15 @@ def draw(benchmark: Benchmark, calibration: Calibration, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", width_ratios=[3, 2])
-    statics = calibration.statics
-    left.plot(
-        [static.latency_s * 1e3 for static in statics],
-        [100 * (static.accuracy or 0) for static in statics],
-        "o--",
-        color="0.6",
-        label="static networks, one per exit (calibration samples)",
-    )
-    for static in statics:
-        left.annotate(
-            f"exit {static.exit}",
-            (static.latency_s * 1e3, 100 * (static.accuracy or 0)),
-            (6, 6),
-            textcoords="offset points",
-        )
+    if benchmark.others:
+        draw_others(benchmark, left)
+    else:
+        draw_statics(calibration, left)
     rows = [
         (benchmark.whole, "tab:blue", "whole static network (test samples)"),
         (benchmark.early, "tab:red", f"early exit (test samples): {benchmark.speedup:.1f} times as fast"),
     ]
-    if benchmark.single is not None and benchmark.single != benchmark.whole:
+    if benchmark.single is not None and benchmark.single != benchmark.whole and not benchmark.others:
         rows.append((benchmark.single, "tab:green", f"{benchmark.single_name} (test samples)"))
     for row, color, name in rows:
         left.plot(row.mean_s * 1e3, row.accuracy * 100, "D", markersize=9, color=color, label=name)
@@ -133,5 +124,35 @@ def draw(benchmark: Benchmark, calibration: Calibration, path: Path) -> None:
         )
     right.set(xlabel="exit", ylabel="samples that leave there, %", xticks=exits)
     right.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110)
+    write_atomically(path, picture.getvalue())
     plt.close(figure)
+
+
+def draw_statics(calibration: Calibration, axes: Any) -> None:
+    """Draw the static networks as they were calibrated."""
+    places = [(static.latency_s * 1e3, 100 * (static.accuracy or 0)) for static in calibration.statics]
+    axes.plot(
+        *zip(*places, strict=True), "o--", color="0.6", label="static networks, one per exit (calibration samples)"
+    )
+    for static, place in zip(calibration.statics, places, strict=True):
+        axes.annotate(f"exit {static.exit}", place, (6, 6), textcoords="offset points")
+
+
+def draw_others(benchmark: Benchmark, axes: Any) -> None:
+    """Draw what was measured beside early exit, with 95 % intervals of what is lost, and how much may be lost."""
+    whole = benchmark.whole.accuracy
+    for other in benchmark.others:
+        place = other.row.mean_s * 1e3, other.row.accuracy * 100
+        low, high = (100 * (whole - drop) for drop in other.drop_interval)
+        axes.vlines(place[0], high, low, color="0.5")
+        axes.plot(*place, "o", color="0.5")
+        axes.annotate(other.row.name, place, (8, -3), textcoords="offset points", fontsize=9)
+    low, high = (100 * (whole - drop) for drop in benchmark.drop_interval)
+    axes.vlines(benchmark.early.mean_s * 1e3, high, low, color="tab:red")
+    if benchmark.max_drop is not None:
+        floor = 100 * (whole - benchmark.max_drop)
+        axes.axhline(
+            floor, color="0.4", linestyle=":", label=f"{100 * benchmark.max_drop:g} % lost: the most that is allowed"
+        )

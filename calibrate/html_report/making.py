@@ -1,7 +1,7 @@
 """A report on a calibrated bundle: the recommendation and its reasons, as one HTML page that works offline."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
@@ -75,6 +75,7 @@ def report(
     disagreement: "str | Loss | None" = None,
     metric: "str | Metric | None" = None,
     groups: Any = None,
+    beside: Mapping[str, Net] | None = None,
     progress: Progress = no_progress,
 ) -> Report:
     """Write what a calibration found, and what fresh samples show, as one HTML file that works offline.
@@ -93,6 +94,7 @@ def report(
             and examples: boxes that the loss decodes (in pixels of the input, or shares of its sides), maps of classes, numbers.
         metric: the user's own metric of all samples, as for `bench`.
         groups: which samples depend on each other, as for `bench`.
+        beside: other loaded networks by what they are called, as for `bench`.
         progress: called with what is being done, how much is done, and how much there is.
 
     Raises:
@@ -137,6 +139,7 @@ def report(
             metric=read_metric(metric),
             metric_name=name_metric(metric),
             groups=read_own_groups(groups, None if data is None else data[0], len(samples[0])),
+            beside=beside or {},
         )
         measured = _measure(request, subject.chain)
     page = _describe(bundle, subject, threads, measured)

@@ -7,16 +7,22 @@ population. The network, its training and the clutter were tuned on those 3,000:
 """
 
 import functools
+import io
 import os
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from offramp.files import write_atomically
+
 WEIGHTS = Path(os.environ.get("DIGITS_WEIGHTS", "build/quickstart/digits.pt"))
+SMALL_WEIGHTS = WEIGHTS.with_name("small.pt")
 TRAIN, CALIBRATION, TEST = 9000, 5000, 10_000
 TRAIN_DIGITS = 3000
 EPOCHS, BATCH = 5, 64
@@ -36,19 +42,12 @@ def head(channels: int) -> nn.Sequential:
     return nn.Sequential(nn.MaxPool2d(4, stride=3), nn.Flatten(), nn.Linear(4 * channels, 10))
 
 
-class Digits(nn.Module):
-    """Three stages of convolutions with an exit after each; 17 million multiply-accumulates together."""
+class Exits(nn.Module):
+    """Stages one after another, with an exit after each."""
 
-    def __init__(self) -> None:
+    def __init__(self, stages: Sequence[nn.Module], heads: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(
-            [
-                nn.Sequential(conv(1, 24, 2), conv(24, 48, 2)),
-                conv(48, 64),
-                nn.Sequential(conv(64, 96), conv(96, 96), conv(96, 96), conv(96, 96)),
-            ]
-        )
-        self.heads = nn.ModuleList([head(48), head(64), head(96)])
+        self.stages, self.heads = nn.ModuleList(stages), nn.ModuleList(heads)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         exits = []
@@ -56,6 +55,37 @@ class Digits(nn.Module):
             x = stage(x)
             exits.append(head(x))
         return exits
+
+
+class Digits(Exits):
+    """Three stages of convolutions with an exit after each; 17 million multiply-accumulates together."""
+
+    def __init__(self) -> None:
+        stages = [
+            nn.Sequential(conv(1, 24, 2), conv(24, 48, 2)),
+            conv(48, 64),
+            nn.Sequential(conv(64, 96), conv(96, 96), conv(96, 96), conv(96, 96)),
+        ]
+        super().__init__(stages, [head(48), head(64), head(96)])
+
+
+class Small(Exits):
+    """A network of its own, as large as `Digits` to its first exit."""
+
+    def __init__(self) -> None:
+        super().__init__([nn.Sequential(conv(1, 24, 2), conv(24, 48, 2))], [head(48)])
+
+
+class Last(nn.Module):
+    """A plain network: what the last exit of another answers."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(x)[-1]
+        return logits
 
 
 @functools.cache
@@ -126,30 +156,72 @@ def test(most: int = TEST) -> Samples:
 
 def network() -> nn.Module:
     """Return the trained network."""
-    net = Digits()
-    net.load_state_dict(torch.load(WEIGHTS, weights_only=True))
+    return _load(Digits(), WEIGHTS)
+
+
+def small() -> nn.Module:
+    """Return the trained small network, which has no exits."""
+    return Last(_load(Small(), SMALL_WEIGHTS))
+
+
+def whole() -> nn.Module:
+    """Return the trained network without its earlier exits."""
+    return Last(network())
+
+
+def _load(net: nn.Module, weights: Path) -> nn.Module:
+    net.load_state_dict(torch.load(weights, weights_only=True))
     return net.eval()
 
 
-def train(*, epochs: int = EPOCHS, images: int = TRAIN, seed: int = 0) -> None:
-    """Train all exits together and save the weights."""
+def train(
+    *,
+    epochs: int = EPOCHS,
+    images: int = TRAIN,
+    seed: int = 0,
+    make: Callable[[], Exits] = Digits,
+    weights: Path = WEIGHTS,
+    unfinished: Path | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> None:
+    """Train all exits of a network together and save its weights; interrupted, it goes on from the file `unfinished`."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # a seed gives the same network on any number of cores, and other work disturbs it little
     x, y = map(torch.from_numpy, training(images))
-    net = Digits().train()
+    net = make().train()
     steps = epochs * (len(x) // BATCH)
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.004, total_steps=steps)
-    for epoch in range(epochs):
+    done, parts = 0, list[Any]([net, optimizer, schedule])
+    if unfinished is not None and unfinished.exists():
+        done, random, *states = torch.load(unfinished, weights_only=True)
+        torch.set_rng_state(random)
+        for part, state in zip(parts, states, strict=True):
+            part.load_state_dict(state)
+    for epoch in range(done, epochs):
         start = time.perf_counter()
-        for rows in torch.randperm(len(x))[: len(x) // BATCH * BATCH].reshape(-1, BATCH):
-            losses = [w * F.cross_entropy(z, y[rows]) for w, z in zip(EXIT_WEIGHTS, net(x[rows]), strict=True)]
-            loss = torch.stack(losses).sum()
+        for step, rows in enumerate(torch.randperm(len(x))[: len(x) // BATCH * BATCH].reshape(-1, BATCH)):
+            exits = zip(EXIT_WEIGHTS[-len(net.heads) :], net(x[rows]), strict=True)
+            loss = torch.stack([weight * F.cross_entropy(logits, y[rows]) for weight, logits in exits]).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-        took = time.perf_counter() - start
-        print(f"epoch {epoch + 1} of {epochs}: loss {loss.item():.3f}, {took:.0f} s", flush=True)
-    WEIGHTS.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(net.state_dict(), WEIGHTS)
+            if progress is not None:
+                progress(f"epoch {epoch + 1} of {epochs}", epoch * (len(x) // BATCH) + step + 1, steps)
+        if progress is None:
+            print(
+                f"epoch {epoch + 1} of {epochs}: loss {loss.item():.3f}, {time.perf_counter() - start:.0f} s",
+                flush=True,
+            )
+        if unfinished is not None:
+            _save([epoch + 1, torch.get_rng_state(), *(part.state_dict() for part in parts)], unfinished)
+    _save(net.state_dict(), weights)
+
+
+def _save(state: Any, path: Path) -> None:
+    """Save a state so that a kill at any moment leaves the old file or the new one."""
+    content = io.BytesIO()
+    torch.save(state, content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content.getvalue())
