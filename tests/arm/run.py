@@ -25,6 +25,7 @@ LEFT_OUT = {
     "tests/bundle/test_fuzz.py": "minutes of damaged files, read by Python alone",
     "tests/bundle/test_writing.py": "kills hundreds of processes, each of which takes seconds to start",
     "tests/bundle/test_security.py": "the same",
+    "tests/runtime/chain/test_interruptions.py": "thousands of signals, of which the emulator dies or hangs, as it did here",
 }
 """Files of TESTS that do not run there, and why. Tests that need torch skip themselves."""
 
