@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # ONNX Runtime 1.29 and newer writes an identifier into the user's cache when it is imported, and tells Microsoft what it runs.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
