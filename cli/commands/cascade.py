@@ -7,7 +7,16 @@ import click
 
 from ...errors import UsageError, unknown_name
 from ..describe import describe_made
-from ..options import as_json, examples, fit_channels, parse_preprocess, parse_shape, random_example, split_names, with_replace
+from ..options import (
+    as_json,
+    examples,
+    fit_channels,
+    parse_preprocess,
+    parse_shape,
+    random_example,
+    split_names,
+    with_replace,
+)
 from ..output import advises, print_result, progress_bars
 
 if TYPE_CHECKING:

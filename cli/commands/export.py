@@ -7,7 +7,16 @@ import click
 from ...errors import UsageError
 from ..describe import describe_made
 from ..images import Images, with_images
-from ..options import as_json, examples, fit_channels, parse_axes, parse_numbers, split_names, with_replace, with_weights
+from ..options import (
+    as_json,
+    examples,
+    fit_channels,
+    parse_axes,
+    parse_numbers,
+    split_names,
+    with_replace,
+    with_weights,
+)
 from ..output import advises, print_result, progress_bars, spinner, tell_places
 
 

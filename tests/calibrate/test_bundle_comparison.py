@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from offramp import pictures
 from offramp.bundle import Target, open_bundle, pack, read_calibration, write_calibration
 from offramp.bundle.calibration import WHOLE_NETWORK_PROMISE
 from offramp.calibrate import compare_bundles
@@ -203,9 +204,7 @@ def test_nonsense_is_refused(calibrated, found):
 
 
 def test_the_command_prints_draws_and_refuses(calibrated, found, tmp_path, monkeypatch):
-    import matplotlib
-
-    monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")
+    monkeypatch.setitem(pictures.STYLE, "svg.fonttype", "none")
     other = shutil.copytree(calibrated.path, tmp_path / "other.offramp")
     slow = on_board(with_point(found, latency_s=found.point.latency_s * 2), soc="another SoC")
     write_calibration(open_bundle(other).calibrations()[0], slow)

@@ -33,7 +33,9 @@ def files(tmp_path_factory):
 
 def test_another_cascade_takes_the_place_of_the_one_before_if_that_is_asked_for(tmp_path):
     files = [
-        write(tmp_path / f"{width}.onnx", nn.Sequential(nn.Linear(16, width), nn.Tanh(), nn.Linear(width, 5)), shape=(16,))
+        write(
+            tmp_path / f"{width}.onnx", nn.Sequential(nn.Linear(16, width), nn.Tanh(), nn.Linear(width, 5)), shape=(16,)
+        )
         for width in (8, 32, 64)
     ]
     path = cascade(files[:2], vectors(3), tmp_path / "both.offramp").path
