@@ -1,5 +1,6 @@
 """Bundles and calibrations read from disk. They come from strangers: everything is checked before it is used."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -293,10 +294,12 @@ def _open(root: Path, read: ReadHook | None, trust: "Trusted | None", policy: Pa
     if not exists:
         raise UsageError(f"There is no bundle at {root}.{explain_source(root)}", path=root)
     packed = None
-    if is_file and not explain_source(root):  # samples and parameters may be archives, too
+    if is_file:
         from .packed import open_packed  # most bundles are folders
 
-        packed = open_packed(root)
+        # Samples and parameters may be archives too: what their endings say is told below.
+        with contextlib.suppress(*[BundleError] * bool(explain_source(root))):
+            packed = open_packed(root)
         has_manifest = packed is not None and packed.find_size(MANIFEST) is not None
     if not has_manifest:
         raise BundleError(
