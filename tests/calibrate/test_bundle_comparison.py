@@ -99,6 +99,14 @@ def test_drops_against_one_reference_tell_more_than_accuracies(calibrated, found
     assert shown.gain_interval == pytest.approx((-0.015, -0.005)) and "1.00 points less accuracy" in shown.verdict
 
 
+def test_a_gain_lies_in_its_interval_where_one_side_had_harder_samples(calibrated, found):
+    first = with_point(found, accuracy=0.90, drop=0.01, drop_interval=(0.008, 0.012))
+    harder = with_point(found, accuracy=0.85, drop=0.01, drop_interval=(0.007, 0.013))
+    shown = compare_points(calibrated, first, harder)
+    assert shown.gain == 0 and shown.gain_interval == pytest.approx((-0.005, 0.005))
+    assert "5.00 points" not in shown.verdict
+
+
 def test_other_data_makes_accuracies_incomparable(calibrated, found):
     second = replace(with_point(found, accuracy=0.1), report_samples=found.report_samples + 1)
     shown = compare_bundles(calibrated, calibration=(found, second))
@@ -201,6 +209,23 @@ def test_nonsense_is_refused(calibrated, found):
     other = replace(found, variants=dict.fromkeys(found.variants, "0" * 64))
     with pytest.raises(BundleError, match="another export"):
         compare_bundles(calibrated, calibration=("default", other))
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        ({}, "accuracy, %"),
+        ({"accuracy": None, "drop": None, "full_accuracy": None}, "accuracy or agreement with the whole network, %"),
+    ],
+)
+def test_the_picture_says_what_is_drawn(calibrated, found, tmp_path, monkeypatch, known, said):
+    monkeypatch.setitem(pictures.STYLE, "svg.fonttype", "none")
+    statics = tuple(
+        replace(static, **{key: None for key in known if key != "full_accuracy"}) for static in found.statics
+    )
+    second = replace(with_point(found, **known, latency_s=1e-3), statics=statics if known else found.statics)
+    compare_bundles(calibrated, calibration=(found, second), plot=tmp_path / "both.svg")
+    assert f">{said}<" in (tmp_path / "both.svg").read_text()
 
 
 def test_the_command_prints_draws_and_refuses(calibrated, found, tmp_path, monkeypatch):
