@@ -171,7 +171,8 @@ def calibrate(
             "disagreement": disagreement,
         }
         calibration = calibrate_bundle(opened, samples, targets, **here, **settings)
-    then = ["offramp", "bench", bundle, "NEW_SAMPLES", *(["--calibration", output] if output else [])]
+    given = {"--calibration": output, "--loss": loss, "--disagreement": disagreement}
+    then = ["offramp", "bench", bundle, "NEW_SAMPLES", *(word for pair in given.items() if pair[1] for word in pair)]
     _print_calibration(calibration, then, as_json)
 
 
