@@ -1,8 +1,9 @@
 """The command line: each command parses, calls one public function, and prints. Results go to stdout, messages to stderr.
 
 Exit codes: 0 done, also if the answer is not to use early exit; 1 a fault in offramp; 2 an argument that cannot be used; 3 the
-target is not met or a check failed; 4 a package, device, permission, memory or disk space is missing; 5 a file that is not what
-it claims, or that is not signed as a policy demands; 130 interrupted.
+target is not met, a check failed, or nothing could be measured; 4 a package, device, permission, memory or disk space is missing,
+or a device cannot run a stage; 5 a network, samples or a file that cannot be used as they are, or that are not signed as a policy
+demands; 130 interrupted.
 """
 
 import contextlib
