@@ -14,6 +14,7 @@ from offramp.bundle.calibration import WHOLE_NETWORK_PROMISE
 from offramp.calibrate import compare_bundles
 from offramp.calibrate.compared import _difference
 from offramp.errors import BundleError, UsageError
+from offramp.export import keep
 from offramp.tests.helpers.command import clear_message, offramp
 
 
@@ -194,6 +195,12 @@ def test_sides_are_folders_packed_files_and_calibrations_by_name_or_file(calibra
         compare_bundles(calibrated.path, calibration=("default", "slwo"))
     with pytest.raises(UsageError, match="no calibration at"):
         compare_bundles(calibrated.path, calibration=("default", "none.json"))
+
+
+def test_a_variant_that_was_not_measured_is_named(calibrated):
+    keep(calibrated, [0, 2], name="two")
+    shown = compare_bundles(calibrated.path, variant=("fp32", "two"))
+    assert shown.compared == () and "B: the calibration default measured nothing of variant two" in shown.notes[0]
 
 
 def test_nonsense_is_refused(calibrated, found):
