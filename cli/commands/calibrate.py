@@ -172,7 +172,8 @@ def calibrate(
         }
         calibration = calibrate_bundle(opened, samples, targets, **here, **settings)
     given = {"--calibration": output, "--loss": loss, "--disagreement": disagreement}
-    then = ["offramp", "bench", bundle, "NEW_SAMPLES", *(word for pair in given.items() if pair[1] for word in pair)]
+    then = ["offramp", "bench", bundle, "NEW_SAMPLES"]
+    then += [word for name, text in given.items() if text for word in (name, text)]
     _print_calibration(calibration, then, as_json)
 
 
