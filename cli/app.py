@@ -7,7 +7,6 @@ demands; 130 interrupted.
 """
 
 import contextlib
-import gc
 import os
 import sys
 import warnings
@@ -138,13 +137,9 @@ for command in COMMANDS:
     if command not in (power, top) and command.callback is not None:
         command.callback = results_alone()(command.callback)
 
-GARBAGE_OBJECTS = 50_000
-"""Garbage is looked for after so many new objects, not after Python's 700: of an export that took a sixth of the time."""
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with the documented code."""
-    gc.set_threshold(GARBAGE_OBJECTS, *gc.get_threshold()[1:])
     code = exit_code_of(arguments)
     for stream in (sys.stdout, sys.stderr):
         try:
