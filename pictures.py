@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError, printable, require
@@ -61,17 +60,21 @@ def written_figure(path: Path, width: float, height: float) -> Iterator["Figure"
     Raises:
         MissingError: the file cannot be written.
     """
-    settings, drawing = _require_matplotlib()
-    with settings.rc_context(STYLE):
-        figure: Figure = drawing.Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    _require_matplotlib()
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
+    with style.context(["default", STYLE]):  # whatever the user's own file of settings says
+        figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
         yield figure
         kind, content = path.suffix.lower()[1:], io.BytesIO()
         figure.savefig(content, format=kind, dpi=150, metadata=UNDATED[kind], bbox_inches="tight", pad_inches=0.15)
     write_atomically(path, content.getvalue())
 
 
-def _require_matplotlib() -> list[ModuleType]:
-    return [require(module, extra="report") for module in ("matplotlib", "matplotlib.figure")]
+def _require_matplotlib() -> None:
+    for module in ("matplotlib", "matplotlib.figure"):
+        require(module, extra="report")
 
 
 def style_axes(axes: "Axes", title: str, x: str, y: str = "") -> None:

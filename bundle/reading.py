@@ -1,5 +1,6 @@
 """Bundles and calibrations read from disk. They come from strangers: everything is checked before it is used."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -292,11 +293,12 @@ def _open(root: Path, read: ReadHook | None, trust: "Trusted | None", policy: Pa
         has_manifest = is_folder and (root / MANIFEST).is_file()
     if not exists:
         raise UsageError(f"There is no bundle at {root}.{explain_source(root)}", path=root)
-    packed = None
-    if is_file and not explain_source(root):  # samples and parameters may be archives, too
+    packed, signed = None, None
+    if is_file:
         from .packed import open_packed  # most bundles are folders
 
-        packed = open_packed(root)
+        with contextlib.suppress(*[BundleError] * bool(explain_source(root))):  # samples may be archives, too
+            packed = open_packed(root)
         has_manifest = packed is not None and packed.find_size(MANIFEST) is not None
     if not has_manifest:
         raise BundleError(
@@ -307,7 +309,6 @@ def _open(root: Path, read: ReadHook | None, trust: "Trusted | None", policy: Pa
     files = packed or Folder(root)
     with os_errors_explained(root / MANIFEST, "read"):
         content = _read_inside(files, root, root / MANIFEST, MOST_BYTES)
-    signed = None
     if trust is not None or policy is not None:
         from .policies import SIGNATURES, check_signatures  # most products demand no signatures
 

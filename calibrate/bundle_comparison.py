@@ -108,7 +108,7 @@ def compare_bundles(
         board=board,
         drift=drift,
         verdict=compared[0].verdict if compared else "There are no figures to compare.",
-        notes=(*notes, *_note_targets(compared)),
+        notes=(*notes, *_note_unmeasured(one, other), *_note_targets(compared)),
     )
 
 
@@ -239,6 +239,16 @@ def _note_board(
             slowed = ", ".join(calibration.conditions.throttled)
             notes.append(f"{name} was measured on a board that slowed down ({slowed}).")
     return notes
+
+
+def _note_unmeasured(one: Side, other: Side) -> list[str]:
+    """Name the variants that a calibration measured nothing of."""
+    return [
+        f"{name}: the calibration {side.facts.calibration} measured nothing of variant {side.facts.variant}. Run: offramp "
+        f"calibrate {side.facts.path}"
+        for name, side in (("A", one), ("B", other))
+        if side.calibration is not None and not side.points and side.whole is None
+    ]
 
 
 def _note_targets(compared: Sequence[Compared]) -> list[str]:

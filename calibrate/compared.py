@@ -52,7 +52,8 @@ class Compared(Struct, frozen=True, kw_only=True):
         speedup_interval: its 95 % interval: of the noise of both measurements, and of the machine's drift as far as the reference
             shows it. None if a noise is not known, or latencies cannot be compared.
         measure: what `gain` is of; None if nothing can be compared.
-        gain: by how much B is better: its accuracy minus A's, or its smaller drop or disagreement.
+        gain: by how much B is better: its accuracy minus A's, or its smaller drop or disagreement. Of networks that lose against
+            the same network it is the difference of their drops, where that is known more exactly than that of their accuracies.
         gain_interval: its 95 % interval, of the samples.
         verdict: what is surely different, in words.
 
@@ -165,27 +166,25 @@ def _find_gain(
     first, second = networks
     if not grounds.right:
         return None, None, None
+    counts = [_count_samples(*each) for each in zip(calibrations, networks, strict=True)]
     paired = _pair_drops(first, second) if grounds.same_reference else None
     if first.accuracy is not None and second.accuracy is not None:
-        apart = _difference(
-            first.accuracy,
-            second.accuracy,
-            *(_count_samples(*each) for each in zip(calibrations, networks, strict=True)),
-        )
-        shorter = min([each for each in (apart, paired) if each is not None], key=lambda each: each[1] - each[0])
-        has_losses = calibrations[0].point.target.counts == "losses"
-        return "loss" if has_losses else "accuracy", second.accuracy - first.accuracy, shorter
-    if paired is not None and first.drop is not None and second.drop is not None:
-        return "drop", first.drop - second.drop, paired
+        apart = second.accuracy - first.accuracy, _difference(first.accuracy, second.accuracy, *counts)
+        gain, interval = min(filter(None, (apart, paired)), key=lambda each: each[1][1] - each[1][0])
+        return "loss" if calibrations[0].point.target.counts == "losses" else "accuracy", gain, interval
+    if paired is not None:
+        return "drop", *paired
     if not grounds.same_reference:
         return None, None, None
     agreements = 1 - first.disagreement, 1 - second.disagreement
-    counts = [_count_samples(*each) for each in zip(calibrations, networks, strict=True)]
     return "disagreement", agreements[1] - agreements[0], _difference(*agreements, *counts)
 
 
-def _pair_drops(first: Network, second: Network) -> tuple[float, float] | None:
-    """Return the interval of a gain from what each side loses against the same network: at most both errors together."""
+def _pair_drops(first: Network, second: Network) -> tuple[float, tuple[float, float]] | None:
+    """Return a gain by what each side loses against the same network, and its interval: at most both errors together.
+
+    Where the two were measured on different samples, some of which are harder, accuracies differ by that too, drops do not.
+    """
     lengths = []
     for network in (first, second):
         interval = network.drop_interval if isinstance(network, OperatingPoint) else None
@@ -193,7 +192,8 @@ def _pair_drops(first: Network, second: Network) -> tuple[float, float] | None:
             return None
         lengths.append((network.drop - interval[0], interval[1] - network.drop, network.drop))
     (below, above, drop), (other_below, other_above, other) = lengths
-    return drop - other - below - other_above, drop - other + above + other_below
+    gain = drop - other
+    return gain, (gain - below - other_above, gain + above + other_below)
 
 
 def _count_samples(calibration: Calibration, network: Network) -> float:

@@ -29,10 +29,10 @@ def draw_frontiers(first: Side, second: Side, output: Path) -> None:
     drawn = [(name, found, side) for name, found, side in calibrations if found is not None]
     slowest_s = max((static.latency_s for _, found, _ in drawn for static in found.statics), default=0.0)
     unit, factor = ("us", 1e6) if slowest_s < 0.01 else ("ms", 1e3)
-    has_losses = any(found.point.target.counts == "losses" for _, found, _ in drawn)
+    heights = " or ".join(dict.fromkeys(_name_height(found) for _, found, _ in drawn))
     with written_figure(output, 8.0, 4.6) as figure:
         axes = figure.add_subplot()
-        style_axes(axes, "What each can have", f"mean latency, {unit}", "mean loss, %" if has_losses else "accuracy, %")
+        style_axes(axes, "What each can have", f"mean latency, {unit}", f"{heights}, %" if drawn else "")
         looks = (COLOURS[1], "o", "-"), (COLOURS[0], "s", "--")
         for (name, found, side), look in zip(drawn, looks, strict=False):
             _draw_side(axes, name, found, side, factor, look)
@@ -59,13 +59,25 @@ def _draw_side(
     axes.plot(*place(points), mark, color=colour, markersize=9, label=f"{name}: operating points")
 
 
+def _name_height(calibration: Calibration) -> str:
+    """Say what is drawn of a calibration's networks: how right they are, or without labels how much like the whole network."""
+    has_losses = calibration.point.target.counts == "losses"
+    if calibration.point.accuracy is not None:
+        return "mean loss" if has_losses else "accuracy"
+    if calibration.point.full_accuracy_interval is not None:  # some labels are unknown
+        return "accuracy against the whole network's"
+    return "disagreement with the whole network" if has_losses else "agreement with the whole network"
+
+
 def _heights(
     calibration: Calibration, networks: "list[Tradeoff] | list[StaticPoint] | list[OperatingPoint]"
 ) -> Iterator[float]:
-    """Yield what is drawn of networks, in percent: accuracy or loss, or the agreement with the whole network without labels."""
-    has_losses = calibration.point.target.counts == "losses"
+    """Yield what is drawn of networks, in percent; see `_name_height`."""
+    has_losses, whole = calibration.point.target.counts == "losses", calibration.point.full_accuracy_interval
     for each in networks:
         right = each.accuracy
-        if right is None and not isinstance(each, Tradeoff):
-            right = 1 - each.disagreement
-        yield 100 * abs(has_losses - (right or 0.0))
+        if isinstance(each, Tradeoff):
+            right = each.accuracy + (0.0 if whole is None else 1 - whole[1])
+        elif right is None:
+            right = 1 - (each.disagreement if each.drop is None else each.drop)
+        yield 100 * abs(has_losses - right)

@@ -1,12 +1,12 @@
 """The command line: each command parses, calls one public function, and prints. Results go to stdout, messages to stderr.
 
 Exit codes: 0 done, also if the answer is not to use early exit; 1 a fault in offramp; 2 an argument that cannot be used; 3 the
-target is not met or a check failed; 4 a package, device, permission, memory or disk space is missing; 5 a file that is not what
-it claims, or that is not signed as a policy demands; 130 interrupted.
+target is not met, a check failed, or nothing could be measured; 4 a package, device, permission, memory or disk space is missing,
+or a device cannot run a stage; 5 a network, samples or a file that cannot be used as they are, or that are not signed as a policy
+demands; 130 interrupted.
 """
 
 import contextlib
-import gc
 import os
 import sys
 import warnings
@@ -137,13 +137,9 @@ for command in COMMANDS:
     if command not in (power, top) and command.callback is not None:
         command.callback = results_alone()(command.callback)
 
-GARBAGE_OBJECTS = 50_000
-"""Garbage is looked for after so many new objects, not after Python's 700: of an export that took a sixth of the time."""
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with the documented code."""
-    gc.set_threshold(GARBAGE_OBJECTS, *gc.get_threshold()[1:])
     code = exit_code_of(arguments)
     for stream in (sys.stdout, sys.stderr):
         try:

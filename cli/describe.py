@@ -56,8 +56,13 @@ def describe_bundle(bundle: "Bundle") -> str:
 
 def describe_made(bundle: "Bundle", path: str) -> str:
     """Return what is in a bundle that a command has made or added to, where it lies, and what may come next."""
-    then = ["offramp", "calibrate", path, "SAMPLES", "--max-drop", "0.01"]
-    return conclude(describe_bundle(bundle), path, then)
+    return conclude(describe_bundle(bundle), path, propose_calibration(bundle, path))
+
+
+def propose_calibration(bundle: "Bundle", path: str) -> list[str]:
+    """Return the words of the command that calibrates a bundle; it needs a loss where the network does not classify."""
+    words = ["offramp", "calibrate", path, "SAMPLES", "--max-drop", "0.01"]
+    return words if bundle.manifest.classes else [*words, "--loss", "LOSS"]
 
 
 def _describe_variant(variant: "Variant") -> str:

@@ -158,6 +158,14 @@ with_pace = click.option(
 """The option `--every`, which `parse_pace` reads."""
 
 
+with_replace = click.option(
+    "--replace",
+    is_flag=True,
+    help="Let another network take the place of the bundle's, whose variants and calibrations go; or of --beside.",
+)
+"""The option of commands that write a bundle."""
+
+
 def with_plot(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add the option `--plot`, the file of a picture of something; `pictures.check_picture` checks it."""
     return click.option("--plot", metavar="FILE", help=f"Write a picture of {what}: FILE.svg, .png or .pdf.")

@@ -171,8 +171,8 @@ def calibrate(
             "disagreement": disagreement,
         }
         calibration = calibrate_bundle(opened, samples, targets, **here, **settings)
-    then = ["offramp", "bench", bundle, "NEW_SAMPLES", *(["--calibration", output] if output else [])]
-    _print_calibration(calibration, then, as_json)
+    given = {"--calibration": output, "--loss": loss, "--disagreement": disagreement}
+    _print_calibration(calibration, bundle, given, as_json)
 
 
 def _calibrate_fleet(
@@ -187,7 +187,9 @@ def _calibrate_fleet(
         _check_met(calibration)
 
 
-def _print_calibration(calibration: "Calibration", then: list[str], as_json: bool) -> None:
+def _print_calibration(calibration: "Calibration", bundle: str, given: "dict[str, str | None]", as_json: bool) -> None:
+    then = ["offramp", "bench", bundle, "NEW_SAMPLES"]
+    then += [word for name, text in given.items() if text for word in (name, text)]
     met = all(point.met for point in calibration.asked_for.values())
     print_result(calibration, as_json, lambda: conclude(describe_calibration(calibration), None, then if met else ()))
     _check_met(calibration)

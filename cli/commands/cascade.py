@@ -7,7 +7,16 @@ import click
 
 from ...errors import UsageError, unknown_name
 from ..describe import describe_made
-from ..options import as_json, examples, fit_channels, parse_preprocess, parse_shape, random_example, split_names
+from ..options import (
+    as_json,
+    examples,
+    fit_channels,
+    parse_preprocess,
+    parse_shape,
+    random_example,
+    split_names,
+    with_replace,
+)
 from ..output import advises, print_result, progress_bars
 
 if TYPE_CHECKING:
@@ -56,6 +65,7 @@ if TYPE_CHECKING:
 @click.option("--answer", help="For networks that do not classify: the parts of their answers, such as boxes,classes.")
 @click.option("--classes", help="A text file with the name of one class per line.")
 @click.option("--beside", help="Add the cascade to an existing bundle, as a variant of this name.")
+@with_replace
 @as_json
 @advises()
 def cascade(
@@ -75,6 +85,7 @@ def cascade(
     answer: str | None,
     classes: str | None,
     beside: str | None,
+    replace: bool,
     as_json: bool,
 ) -> None:
     """Join networks that nobody trained together: the next is asked where the one before is unsure.
@@ -126,6 +137,7 @@ def cascade(
             rule=rule,
             class_names=names,
             beside=beside,
+            replace=replace,
             progress=progress,
         )
     print_result(bundle.manifest, as_json, lambda: describe_made(bundle, output))

@@ -7,7 +7,16 @@ import click
 from ...errors import UsageError
 from ..describe import describe_made
 from ..images import Images, with_images
-from ..options import as_json, examples, fit_channels, parse_axes, parse_numbers, split_names, with_weights
+from ..options import (
+    as_json,
+    examples,
+    fit_channels,
+    parse_axes,
+    parse_numbers,
+    split_names,
+    with_replace,
+    with_weights,
+)
 from ..output import advises, print_result, progress_bars, spinner, tell_places
 
 
@@ -41,11 +50,7 @@ from ..output import advises, print_result, progress_bars, spinner, tell_places
 @with_images
 @click.option("--classes", help="A text file with the name of one class per line.")
 @click.option("--beside", help="Add the network to an existing bundle, as a variant of this name.")
-@click.option(
-    "--replace",
-    is_flag=True,
-    help="Let another network take the place of the bundle's, whose variants and calibrations go; or of --beside.",
-)
+@with_replace
 @as_json
 @advises()
 def export(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import Struct
 
-from ..describe import describe_bundle, describe_shifts
+from ..describe import describe_bundle, describe_shifts, propose_calibration
 from ..options import as_json, examples, with_seed
 from ..output import advises, conclude, print_result, progress_bars, spinner
 
@@ -98,7 +98,7 @@ def quantize(
         warn_of_changes(quantized.manifest.variants[-1], comparison.shifts, comparison.samples)
     document = {"manifest": quantized.manifest, "shifts": comparison.shifts if comparison else ()}
     parts = [describe_bundle(quantized), *([comparison.describe()] if comparison else [])]
-    then = ["offramp", "calibrate", bundle, "SAMPLES", "--max-drop", "0.01"]
+    then = propose_calibration(quantized, bundle)
     print_result(document, as_json, lambda: conclude("\n\n".join(parts), bundle, then))
 
 

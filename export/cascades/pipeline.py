@@ -41,6 +41,7 @@ def cascade(
     rule: str = "max_softmax",
     class_names: Sequence[str] | None = None,
     beside: str | None = None,
+    replace: bool = False,
     progress: Progress = no_progress,
 ) -> Bundle:
     """Join networks that nobody trained together in one bundle: the next is asked where the one before is unsure.
@@ -63,6 +64,7 @@ def cascade(
         class_names: one for each of the bundle's classes; by default those of members that are bundles.
         beside: as for `export`: the cascade is added to an existing bundle, as a variant of this name. Its members then take what
             the bundle's networks take; where that are images, those with a `preprocess` make their own of them.
+        replace: as for `export`: variants and calibrations of the network that is there may go.
         progress: called as the export goes on.
 
     Returns:
@@ -136,6 +138,7 @@ def cascade(
                 preprocess=pixels,
                 class_names=names if base is None else class_names,
                 beside=beside,
+                replace=replace,
                 progress=progress,
             )
 

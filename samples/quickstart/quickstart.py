@@ -48,11 +48,11 @@ def make_all(options: argparse.Namespace) -> None:
     steps.do("train a small network alone, for the cascade", digits.SMALL_WEIGHTS, train_small)
 
     def export_early(progress: Report) -> None:
-        export(digits.network(), digits.calibration(images)[0][:3], EARLY, progress=progress)
+        export(digits.network(), digits.calibration(images)[0][:3], EARLY, replace=True, progress=progress)
 
     def export_cascade(progress: Report) -> None:
         members = [digits.small(), digits.whole()]
-        cascade(members, digits.calibration(images)[0][:3], BOTH, progress=progress)
+        cascade(members, digits.calibration(images)[0][:3], BOTH, replace=True, progress=progress)
 
     steps.do("export: cut the network into stages, and verify them", EARLY, export_early, *sources, *list_sources())
     steps.do("join the small network and the whole one", BOTH, export_cascade)

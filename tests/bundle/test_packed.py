@@ -89,6 +89,12 @@ def test_a_packed_bundle_runs_as_the_folder_does(bundle, file, tmp_path):
     assert load(file, calibration=path).point == load(file).point
 
 
+@pytest.mark.parametrize("name", ["net.pt", "net.onnx", "net.npz"])
+def test_a_packed_bundle_may_have_any_name(name, file, tmp_path):
+    named = file.rename(tmp_path / name)
+    assert open_bundle(named).packed is not None
+
+
 def test_builds_are_taken_from_a_packed_bundle(tmp_path):
     build(copy_archive(tmp_path), DEVICE, into_bundle=True)
     file = pack(tmp_path / "dense.offramp", tmp_path / "b.zip").path

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from offramp import pictures
 from offramp.calibrate import bench
 from offramp.calibrate.benchmark import MeasuredLimit
 from offramp.calibrate.benchmark_picture import MeasuredNetwork, draw_benchmark
@@ -13,9 +14,7 @@ from offramp.tests.calibrate.test_benchmark import make_benchmark
 @pytest.fixture
 def words(monkeypatch):
     """Texts stay texts in a picture, so that a test can read them."""
-    import matplotlib
-
-    monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")
+    monkeypatch.setitem(pictures.STYLE, "svg.fonttype", "none")
 
 
 def test_bench_draws_what_it_measured(calibrated, labelled, tmp_path, words):

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from offramp import pictures
 from offramp.bundle import Target, open_bundle, pack, read_calibration, write_calibration
 from offramp.bundle.calibration import WHOLE_NETWORK_PROMISE
 from offramp.calibrate import compare_bundles
 from offramp.calibrate.compared import _difference
 from offramp.errors import BundleError, UsageError
+from offramp.export import keep
 from offramp.tests.helpers.command import clear_message, offramp
 
 
@@ -96,6 +98,14 @@ def test_drops_against_one_reference_tell_more_than_accuracies(calibrated, found
     first = replace(with_point(found, **drops), report_samples=1000)
     shown = compare_points(calibrated, first, replace(with_point(first, **worse)))
     assert shown.gain_interval == pytest.approx((-0.015, -0.005)) and "1.00 points less accuracy" in shown.verdict
+
+
+def test_a_gain_lies_in_its_interval_where_one_side_had_harder_samples(calibrated, found):
+    first = with_point(found, accuracy=0.90, drop=0.01, drop_interval=(0.008, 0.012))
+    harder = with_point(found, accuracy=0.85, drop=0.01, drop_interval=(0.007, 0.013))
+    shown = compare_points(calibrated, first, harder)
+    assert shown.gain == 0 and shown.gain_interval == pytest.approx((-0.005, 0.005))
+    assert "5.00 points" not in shown.verdict
 
 
 def test_other_data_makes_accuracies_incomparable(calibrated, found):
@@ -187,6 +197,12 @@ def test_sides_are_folders_packed_files_and_calibrations_by_name_or_file(calibra
         compare_bundles(calibrated.path, calibration=("default", "none.json"))
 
 
+def test_a_variant_that_was_not_measured_is_named(calibrated):
+    keep(calibrated, [0, 2], name="two")
+    shown = compare_bundles(calibrated.path, variant=("fp32", "two"))
+    assert shown.compared == () and "B: the calibration default measured nothing of variant two" in shown.notes[0]
+
+
 def test_nonsense_is_refused(calibrated, found):
     for options, said in (
         ({}, "A and B are the same"),
@@ -202,10 +218,25 @@ def test_nonsense_is_refused(calibrated, found):
         compare_bundles(calibrated, calibration=("default", other))
 
 
-def test_the_command_prints_draws_and_refuses(calibrated, found, tmp_path, monkeypatch):
-    import matplotlib
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        ({}, "accuracy, %"),
+        ({"accuracy": None, "drop": None, "full_accuracy": None}, "accuracy or agreement with the whole network, %"),
+    ],
+)
+def test_the_picture_says_what_is_drawn(calibrated, found, tmp_path, monkeypatch, known, said):
+    monkeypatch.setitem(pictures.STYLE, "svg.fonttype", "none")
+    statics = tuple(
+        replace(static, **{key: None for key in known if key != "full_accuracy"}) for static in found.statics
+    )
+    second = replace(with_point(found, **known, latency_s=1e-3), statics=statics if known else found.statics)
+    compare_bundles(calibrated, calibration=(found, second), plot=tmp_path / "both.svg")
+    assert f">{said}<" in (tmp_path / "both.svg").read_text()
 
-    monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")
+
+def test_the_command_prints_draws_and_refuses(calibrated, found, tmp_path, monkeypatch):
+    monkeypatch.setitem(pictures.STYLE, "svg.fonttype", "none")
     other = shutil.copytree(calibrated.path, tmp_path / "other.offramp")
     slow = on_board(with_point(found, latency_s=found.point.latency_s * 2), soc="another SoC")
     write_calibration(open_bundle(other).calibrations()[0], slow)

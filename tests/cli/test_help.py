@@ -7,7 +7,10 @@ import click
 import pytest
 
 from offramp.cli.app import COMMANDS, SECTIONS, app
+from offramp.cli.describe import describe_made
+from offramp.export import export
 from offramp.tests.helpers.command import offramp
+from offramp.tests.zoo.answers import ANSWERS
 
 
 def leaves(command, path=("offramp",)):
@@ -89,6 +92,12 @@ def test_what_may_come_next_is_a_command_line_that_is_understood(line, dense, de
     assert done.returncode == 0 and Path(wrote.removeprefix("Wrote ")).exists(), done.stdout
     program, name, *arguments = shlex.split(following.removeprefix("Next: "))
     assert program == "offramp" and app.commands[name].make_context(name, arguments)
+
+
+def test_what_comes_next_names_a_loss_where_the_network_does_not_classify(tmp_path):
+    entry = ANSWERS["regressor"]
+    bundle = export(entry.build(), entry.draw(3, 3), tmp_path / "angle.offramp", **entry.options)
+    assert describe_made(bundle, "angle.offramp").endswith("SAMPLES --max-drop 0.01 --loss LOSS")
 
 
 def test_a_step_of_a_project_says_nothing_of_what_comes_next(dense_onnx, tmp_path, monkeypatch):

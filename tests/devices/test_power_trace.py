@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from offramp import pictures
 from offramp.devices import Fault, PowerTrace, Sensor, SimulatedBoard, draw_power
 from offramp.errors import UsageError
 
@@ -55,9 +56,7 @@ def test_a_phase_too_short_for_its_sensor_gets_no_joules():
 
 
 def test_the_picture_names_rails_phases_and_joules_whatever_they_are_called(tmp_path, monkeypatch):
-    import matplotlib
-
-    monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")
+    monkeypatch.setitem(pictures.STYLE, "svg.fonttype", "none")
     board = SimulatedBoard(idle_w=4.0, parts={"CPU $x_$": 0.5}, sensor=Sensor(period_s=0.001))
     trace = PowerTrace(board.meter())
     with trace.meter.window(idle_s=3) as window:
@@ -71,6 +70,18 @@ def test_the_picture_names_rails_phases_and_joules_whatever_they_are_called(tmp_
         assert word in text, word
     draw_power(trace, tmp_path / "again.svg", energy=window.energy)
     assert (tmp_path / "again.svg").read_text() == text  # the same picture is the same bytes
+
+
+def test_the_users_settings_of_matplotlib_change_no_picture(tmp_path):
+    import matplotlib
+
+    trace = PowerTrace(SimulatedBoard().meter())
+    draw_power(trace, tmp_path / "plain.svg")
+    with matplotlib.rc_context(
+        {"axes.facecolor": "black", "text.color": "red", "lines.linewidth": 9, "figure.dpi": 30}
+    ):
+        draw_power(trace, tmp_path / "styled.svg")
+    assert (tmp_path / "styled.svg").read_bytes() == (tmp_path / "plain.svg").read_bytes()
 
 
 def test_without_readings_the_picture_says_so(tmp_path):

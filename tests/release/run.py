@@ -180,6 +180,8 @@ def main():
     parser.add_argument("--python", nargs="+", default=[sys.executable], help="the Pythons to try")
     parser.add_argument("extras", nargs="*", metavar="EXTRA", help=f"of {', '.join(TRIALS)}; default: all")
     options = parser.parse_args()
+    if options.folder.exists() and any(options.folder.iterdir()) and not (options.folder / "files").is_dir():
+        raise SystemExit(f"{options.folder} holds something else, which would be removed: name another folder.")
     shutil.rmtree(options.folder, ignore_errors=True)
     files = options.folder.absolute() / "files"
     files.mkdir(parents=True)

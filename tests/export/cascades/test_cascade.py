@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+from offramp.bundle import open_bundle
 from offramp.bundle.manifest import NEVER
 from offramp.errors import OfframpError, UsageError
-from offramp.export import Member, Preprocess, cascade, export, quantize
+from offramp.export import Member, Preprocess, cascade, export, keep, quantize
 from offramp.export.cascades.resizing import make_resizing
 from offramp.runtime import load_uncalibrated, verify
 from offramp.tests.helpers.command import clear_message, offramp
@@ -28,6 +29,23 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("members")
     small = write(folder / "small.onnx", convolutions(8), shape=(3, 24, 20), opset=13)
     return small, write(folder / "large.onnx", convolutions(32, stride=1), shape=(3, 40, 40))
+
+
+def test_another_cascade_takes_the_place_of_the_one_before_if_that_is_asked_for(tmp_path):
+    files = [
+        write(
+            tmp_path / f"{width}.onnx", nn.Sequential(nn.Linear(16, width), nn.Tanh(), nn.Linear(width, 5)), shape=(16,)
+        )
+        for width in (8, 32, 64)
+    ]
+    path = cascade(files[:2], vectors(3), tmp_path / "both.offramp").path
+    keep(path, [0, 1], name="more")  # of which an export makes nothing new
+    command = ["cascade", *files[1:], "--shape", "16", "-o", path]
+    clear_message(offramp(*command), 2, "--replace")
+    assert [variant.name for variant in open_bundle(path).manifest.variants] == ["fp32", "more"]
+    assert offramp(*command, "--replace").returncode == 0
+    (variant,) = open_bundle(path).manifest.variants
+    assert [exit_.name for exit_ in variant.exits] == ["32", "64"]
 
 
 def test_two_files_of_other_sizes_and_scales_answer_as_they_do_by_hand(files, tmp_path):
