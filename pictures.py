@@ -1,6 +1,7 @@
 """Pictures that commands write: the format is told by the file's ending, and checked before long work."""
 
 import io
+import math
 import os
 import textwrap
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "GREY", "check_picture", "style_axes", "write_caption", "written_figure"]
+__all__ = ["COLOURS", "GREY", "check_picture", "set_log_scale", "style_axes", "write_caption", "written_figure"]
 
 UNDATED: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
 """By format, what matplotlib leaves out of a file so that the same picture is the same bytes."""
@@ -28,6 +29,9 @@ GREY = "#595959"
 
 STYLE = {"font.size": 9.0, "svg.hashsalt": "offramp", "text.parse_math": False, "font.family": ["DejaVu Sans"]}
 """A name of the user's may hold dollars, which are no formula."""
+
+PIXELS_OF_DECADE = 180
+"""A decade that is wider has ticks at 2 and 5 too."""
 
 MOST_CAPTION, MOST_TITLE = 900, 270
 """The most characters of a paragraph below a picture, and of a title."""
@@ -86,6 +90,18 @@ def style_axes(axes: "Axes", title: str, x: str, y: str = "") -> None:
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def set_log_scale(axes: "Axes", width: int) -> None:
+    """Make the axis of a plot that goes across logarithmic, with as many plain numbers as have room in its width in pixels."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    steps = (1, 2, 5) if width / math.log10(high / low) > PIXELS_OF_DECADE else (1,)
+    axes.xaxis.set_major_locator(LogLocator(subs=steps, numticks=20))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def write_caption(figure: "Figure", paragraphs: list[str], width: int = 125) -> None:

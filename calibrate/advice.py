@@ -115,7 +115,7 @@ def name_unpromised(
             notes.append(
                 f"{name}: the static network to exit {static.static} of {static.configuration.variant.name} takes {shown} and "
                 f"meets the target on these samples too, but so few {unit} do not choose or prove it. Give more {unit}, or other "
-                "samples that choose (outside)."
+                "samples that choose (--outside)."
             )
     return notes
 

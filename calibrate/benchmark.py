@@ -224,7 +224,8 @@ class Benchmark(Struct, frozen=True):
         if self.calibrated_s is not None and self.slowdown is not None:
             lines.append(
                 f"The machine takes {self.slowdown:.2f} times as long as when it was calibrated: {show_us(self.calibrated_s, 1)} "
-                f"of then are {show_us(self.calibrated_s * self.slowdown, 1)} here ({self.calibration_error:+.1%})"
+                f"of then are {show_us(self.calibrated_s * self.slowdown, 1)} here, "
+                f"{self.calibration_error:+.1%} against what was measured"
             )
         return lines
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from msgspec import Struct
 
-from ..pictures import COLOURS, style_axes, write_caption, written_figure
+from ..pictures import COLOURS, set_log_scale, style_axes, write_caption, written_figure
 from ..runtime import Result
 from ..units import show_share, show_time, show_us
 from .benchmark import Benchmark, MeasuredLimit
@@ -25,6 +25,12 @@ MOST_STEPS = 1000
 
 LEAST_NUMBERED, LEAST_LABELLED, LEAST_TIMED = 0.015, 0.09, 0.2
 """Shares from which on a bar has room for the number of its exit, for its share too, and for the latency of leaving there."""
+
+LEAST_LOGARITHMIC = 20
+"""Latencies that differ by more are drawn on a logarithmic axis: else the slowest calls take the room of all others."""
+
+TIMES_PIXELS = 370
+"""Width of the plot of latencies, in pixels of 1/72 inch."""
 
 LOOKS = {"early": (COLOURS[0], "o", "-"), "whole": (COLOURS[1], "s", "--"), "single": (COLOURS[2], "D", "-.")}
 """Colour, mark and line of each network: nobody must tell them by colour alone."""
@@ -81,24 +87,29 @@ def draw_benchmark(benchmark: Benchmark, networks: Mapping[str, MeasuredNetwork]
         grid = figure.add_gridspec(2, 2, height_ratios=[2.6, 1], width_ratios=[1.15, 1])
         times, rightness = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
         shares = figure.add_subplot(grid[1, :])
-        _draw_times(times, networks, unit, factor)
-        times.set_xlim(0, 1.08 * most_s * factor)
+        _draw_times(times, networks, names, unit, factor)
+        least_s = min(float(each.latencies_s.min()) for each in networks.values())
+        is_log = 0 < LEAST_LOGARITHMIC * least_s < most_s
+        times.set_xlim(0.92 * least_s * factor if is_log else 0, 1.08 * most_s * factor)
+        if is_log:
+            set_log_scale(times, TIMES_PIXELS)
+            times.set_xlabel(f"{times.get_xlabel()}, logarithmic")
         _draw_rightness(rightness, networks, benchmark, unit, factor)
-        times.legend([names[name] for name in networks], loc="lower right", facecolor="white", framealpha=0.9)
+        times.legend(loc="lower right", facecolor="white", framealpha=0.9)
         _draw_shares(shares, benchmark)
         write_caption(figure, _describe(benchmark), 135)
 
 
-def _draw_times(axes: "Axes", networks: Mapping[str, MeasuredNetwork], unit: str, factor: float) -> None:
+def _draw_times(
+    axes: "Axes", networks: Mapping[str, MeasuredNetwork], names: Mapping[str, str], unit: str, factor: float
+) -> None:
     """Draw the share of calls that took at most so long, and the means."""
-    style_axes(
-        axes, "How long calls take", f"{unit}; the upright lines are means", "calls that took at most so long, %"
-    )
+    style_axes(axes, "How long calls take", f"{unit} (upright: means)", "calls that took at most so long, %")
     for name, network in networks.items():
         colour, _, line = LOOKS[name]
         calls = np.sort(network.latencies_s)
         shares = np.linspace(0, 100, min(len(calls), MOST_STEPS))
-        axes.plot(np.percentile(calls, shares) * factor, shares, line, color=colour, linewidth=1.6)
+        axes.plot(np.percentile(calls, shares) * factor, shares, line, color=colour, linewidth=1.6, label=names[name])
         axes.axvline(float(calls.mean()) * factor, color=colour, linestyle=line, linewidth=0.9, alpha=0.6)
     axes.set_ylim(0, 101)
 

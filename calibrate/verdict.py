@@ -83,10 +83,8 @@ def judge(
     interval = f"{_saving(gain, early)}, 95 % interval {low:.1%} to {high:.1%}, where {_least(gain)} is asked for"
     if early.certificate is not None and not static.is_promised and high > 0:
         compared = f"{_show(early)}, {_show(static)} ({figures}: {interval})"
-        return (
-            True,
-            f"Use early exit: {compared}. The static network is not surely better, and nothing is promised of it.",
-        )
+        headline = "Use early exit" if gain.share > 0 else "Use early exit, which alone is promised"
+        return True, f"{headline}: {compared}. The static network is not surely better, and nothing is promised of it."
     # What can be promised does not pay: a chain that is always run whole saves nothing, whatever its noisy times say.
     is_settled = not is_allowed or high < gain.least or early.exit_shares[-1] == 1
     if is_settled and unproven is not None and unproven.gain is not None and unproven.gain.share >= gain.least:

@@ -11,7 +11,7 @@ from ..calibrate import grouped_samples, named_sources
 from ..calibrate.named_sources import load_batches, load_samples
 from ..calibrate.sample_files import labelled
 from ..calibrate.user_code import call_function, executing
-from ..errors import DataError, ModelError, UsageError, require
+from ..errors import DataError, ModelError, UsageError, printable, require
 from ..files import os_errors_explained
 from ..progress import Progress, no_progress
 
@@ -66,8 +66,12 @@ def load_module(source: str, weights: str | None, command: str) -> Any:
     return network
 
 
-def load_lines(source: str) -> list[str]:
+def load_lines(source: str, what: str) -> list[str]:
     """Return the lines of a text file without the empty ones.
+
+    Args:
+        source: the file.
+        what: what each line holds, as the message says that there is no such file.
 
     Raises:
         UsageError: there is no such file.
@@ -76,7 +80,7 @@ def load_lines(source: str) -> list[str]:
     """
     path = Path(source)
     if not path.is_file():
-        raise UsageError(f"There is no file {path}.", path=path)
+        raise UsageError(f"There is no file {printable(str(path))}: give a text file with {what} per line.", path=path)
     try:
         with os_errors_explained(path, "read"):
             text = path.read_text(

@@ -1,7 +1,6 @@
 """What all plots share: colours, an empty figure, and how it becomes SVG that a page holds in two widths."""
 
 import io
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -39,9 +38,6 @@ WIDE, NARROW = 800, 350
 
 MOST_LETTERS = 40
 """Letters of a name in a plot."""
-
-PIXELS_OF_DECADE = 180
-"""A decade that is wider has ticks at 2 and 5 too."""
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
@@ -187,18 +183,6 @@ def add_legend(axes: "Axes", columns: int) -> None:
             handlelength=1.6,
             columnspacing=1.4,
         )
-
-
-def set_log_scale(axes: "Axes", width: int) -> None:
-    """Make the axis of a plot that goes across logarithmic, with as many plain numbers as have room in its width in pixels."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    steps = (1, 2, 5) if width / math.log10(high / low) > PIXELS_OF_DECADE else (1,)
-    axes.xaxis.set_major_locator(LogLocator(subs=steps, numticks=20))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def exit_colours(count: int) -> list[str]:

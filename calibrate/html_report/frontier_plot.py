@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from ...bundle import OperatingPoint
+from ...pictures import set_log_scale
 from ...units import show_mj, show_share, show_time
 from .contents import Report
 from .figures import (
@@ -20,7 +21,6 @@ from .figures import (
     Plot,
     Tips,
     add_legend,
-    set_log_scale,
     settle_layout,
     shorten,
 )

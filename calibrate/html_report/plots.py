@@ -8,6 +8,7 @@ import numpy as np
 
 from ...bundle import Calibration
 from ...bundle.calibration import Chain
+from ...pictures import set_log_scale
 from ...units import show_share, show_time
 from .answer_examples import AnsweredNumbers
 from .contents import Distribution, Measured, Report
@@ -24,7 +25,6 @@ from .figures import (
     add_legend,
     exit_colours,
     render_plot,
-    set_log_scale,
     shorten,
     show_placement,
 )

@@ -101,7 +101,7 @@ def cascade(
     for name in bgr:
         if name not in networks:
             raise unknown_name("network", name, networks)
-    names = None if classes is None else load_lines(classes)
+    names = None if classes is None else load_lines(classes, "the name of one class")
     from ...export import Member
     from ...export import cascade as join_networks
     from ...export.cascades.member import find_bundle, find_own_preprocess

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from offramp import pictures
 from offramp.calibrate import bench
 from offramp.calibrate.benchmark import MeasuredLimit
-from offramp.calibrate.benchmark_picture import MeasuredNetwork, draw_benchmark
+from offramp.calibrate.benchmark_picture import LOOKS, MeasuredNetwork, draw_benchmark
 from offramp.errors import MissingError, UsageError
 from offramp.tests.calibrate.test_benchmark import make_benchmark
 
@@ -36,6 +37,28 @@ def test_any_number_of_exits_and_any_spread_of_latencies_is_drawn(exits, tmp_pat
     text = output.read_text()
     assert "a $ b_c: 100 samples" in text and "mean latency, ms" in text and "predicted" not in text
     assert len(text) < 300_000
+
+
+def test_the_legend_names_each_network_by_its_own_line(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    legends, draw = [], Axes.legend
+    monkeypatch.setattr(Axes, "legend", lambda axes, **how: legends.append(draw(axes, **how)) or legends[-1])
+    network = MeasuredNetwork(np.linspace(0.001, 0.002, 100), 0.0, MeasuredLimit(0.5, 0.4, 0.6))
+    networks = dict.fromkeys(("early", "whole", "single"), network)
+    draw_benchmark(replace(make_benchmark(2), single_name="static to exit 1"), networks, tmp_path / "a.svg", title="a")
+    lines = {text.get_text(): line for text, line in zip(legends[0].get_texts(), legends[0].get_lines(), strict=True)}
+    for shown, name in (("early exit", "early"), ("whole static network", "whole"), ("static to exit 1", "single")):
+        colour, _, line = LOOKS[name]
+        assert (lines[shown].get_color(), lines[shown].get_linestyle()) == (colour, line), shown
+
+
+def test_a_few_slow_calls_do_not_take_the_room_of_all_others(tmp_path, words):
+    for slowest_s, is_log in ((0.0003, False), (0.02, True)):
+        calls = np.append(np.full(900, 0.0001), np.full(100, slowest_s))
+        network = MeasuredNetwork(calls, 0.0, MeasuredLimit(0.5, 0.4, 0.6))
+        draw_benchmark(make_benchmark(2), {"early": network, "whole": network}, tmp_path / "bench.svg", title="a")
+        assert ("logarithmic" in (tmp_path / "bench.svg").read_text()) is is_log
 
 
 def test_what_cannot_be_drawn_is_refused_before_anything_is_measured(calibrated, labelled, tmp_path):

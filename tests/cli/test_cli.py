@@ -331,6 +331,20 @@ def test_a_person_is_told_how_long_long_work_took(monkeypatch):
     assert sys.stderr.getvalue().endswith("Took 12.0 s: fusing\n")
 
 
+def test_tasks_that_take_turns_share_the_time(monkeypatch, capsys):
+    now = iter([0, 2, 5, 9, 14, 14])
+    monkeypatch.setattr(output, "monotonic", lambda: next(now))
+    steps = output._Steps()
+    for k, task in enumerate(("compiling", "measuring", "compiling", "measuring")):
+        steps.report(task, k // 2 + 1, 2)
+    steps.tell()
+    assert capsys.readouterr().err.splitlines() == [
+        "Took 6.0 s: compiling",
+        "Took 8.0 s: measuring",
+        "Took 14.0 s in all",
+    ]
+
+
 def test_a_progress_bar_follows_a_total_that_changes(monkeypatch):
     class Terminal(io.StringIO):
         isatty = lambda self: True  # noqa: E731

@@ -49,6 +49,7 @@ def test_quantize_adds_a_variant_and_says_what_it_changes(files, call, monkeypat
     assert [variant["name"] for variant in found["manifest"]["variants"]] == ["fp32", "int8"]
     assert [one["exit"] for one in found["shifts"]] == [0, 1, 2]
     assert all(one["alike"] > 0.8 and one["accuracy"] is not None for one in found["shifts"])
+    assert "differs from int8 uncut by" in call("inspect {f}/dense.offramp")[1]
     code, out, _ = call("quantize {f}/dense.offramp --to fp16")
     assert code == 0 and "variant fp16" in out and "quantised from fp32" in out and "score shift" not in out
     code, out, _ = call("quantize {f}/dense.offramp --data {f}/x.npz --ranges percentile --samples 50 --name fewer")

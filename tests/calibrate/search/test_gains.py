@@ -146,8 +146,17 @@ def test_a_latency_that_is_noise_is_called_so():
     assert "latency of the static network to exit 1 of fp32 on cpu is noise" in note and "87% of it. Measure" in note
 
 
-@pytest.mark.parametrize(("static_us", "pays"), [(163, True), (150, False)])
-def test_a_static_network_without_a_promise_replaces_promised_early_exit_only_if_it_is_surely_better(static_us, pays):
+@pytest.mark.parametrize(
+    ("static_us", "headline"),
+    [
+        (163, "Use early exit: "),
+        (155, "Use early exit, which alone is promised: "),
+        (150, "Do not use early exit here: "),
+    ],
+)
+def test_a_static_network_without_a_promise_replaces_promised_early_exit_only_if_it_is_surely_better(
+    static_us, headline
+):
     """The selecting samples prefer early exit by far, so that only that is tested."""
     chain = replace(contend(make_table((100, 250))), selecting=contend(make_table((100, 250), leave=0.95)).selecting)
     static = static_of(make_table((100, 250)), static_us)
@@ -157,8 +166,9 @@ def test_a_static_network_without_a_promise_replaces_promised_early_exit_only_if
         reporting=replace(static.reporting, is_reference=False),
     )
     _, points = recommend([chain, static])
+    pays = headline.startswith("Use")
     early = points["default"] if pays else points["default-early"]
-    assert points["default"].exits_early == early.pays == pays
+    assert points["default"].exits_early == early.pays == pays and early.verdict.startswith(headline)
     assert early.certificate is not None and early.rival == 0 and early.gain < 0.05
     assert ("nothing is promised of it" in early.verdict) == pays
 
