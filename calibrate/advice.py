@@ -121,8 +121,8 @@ def name_unpromised(
             unit = "samples" if static.reporting.groups is None else "groups"
             notes.append(
                 f"{name}: the static network to exit {static.static} of {static.configuration.variant.name} takes {shown} and "
-                f"meets the target on these samples too{_show_right(static)}, but so few {unit} do not choose or prove it. Give more {unit}, or other "
-                "samples that choose (outside)."
+                f"meets the target on these samples too{_show_right(static)}, but so few {unit} do not choose or prove it. "
+                f"Give more {unit}, or other samples that choose (outside)."
             )
     return notes
 
@@ -144,9 +144,9 @@ def name_weak_end(statics: Sequence[Contender]) -> list[str]:
     if best is None:
         return []
     return [
-        f"The static network to exit {best.static} of {best.configuration.variant.name} is right on {most:.2%} more of the samples "
-        "than the whole network, from which a drop is counted: the network's end has learnt too little. Train it for longer, or "
-        "say how accurate the product must be (--min-accuracy)."
+        f"The static network to exit {best.static} of {best.configuration.variant.name} is right on {most:.2%} more of the "
+        "samples than the whole network, from which a drop is counted: the network's end has learnt too little. Train it for "
+        "longer, or say how accurate the product must be (--min-accuracy)."
     ]
 
 

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "load_batches",
+    "load_classes",
     "load_grouped",
     "load_labelled",
-    "load_classes",
     "load_module",
     "load_network",
     "load_run_samples",

@@ -331,25 +331,6 @@ def test_a_person_is_told_how_long_long_work_took(monkeypatch):
     assert sys.stderr.getvalue().endswith("Took 12.0 s: fusing\n")
 
 
-@pytest.mark.parametrize("drawn", ["spinner('fusing')", "progress_bars()"])
-def test_a_note_stands_on_a_line_of_its_own_while_work_is_drawn(drawn):
-    script = f"""
-from time import sleep
-from offramp.cli.output import note, progress_bars, spinner
-with {drawn} as progress:
-    if progress:
-        progress('fusing', 1, 2)
-    sleep(0.3)
-    note('Note: grey.')
-"""
-    ours, theirs = pty.openpty()
-    done = subprocess.run([sys.executable, "-c", script], stderr=theirs, env={**os.environ, "TERM": "xterm"}, check=True)
-    os.close(theirs)
-    shown = os.read(ours, 1 << 16)
-    os.close(ours)
-    assert done.returncode == 0 and shown[shown.index(b"Note: grey.") - 1 :][:1] in b"\nK"  # K ends ESC[2K, which clears
-
-
 def test_a_progress_bar_follows_a_total_that_changes(monkeypatch):
     class Terminal(io.StringIO):
         isatty = lambda self: True  # noqa: E731

@@ -212,6 +212,11 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path, start):
     assert load_classes(str(tmp_path / "classes.txt")) == ["caf\u00e9", "tea"]
 
 
+def test_names_in_place_of_a_file_of_names_are_told_apart():
+    with pytest.raises(UsageError, match="one class per line.* no file coffee,tea"):
+        load_classes("coffee,tea")
+
+
 @pytest.mark.parametrize(
     ("mean", "std", "means", "stds"),
     [
