@@ -9,14 +9,14 @@ from ..bundle import OperatingPoint, Target
 from ..bundle.across import Across
 from ..bundle.calibration import Conditions
 from ..bundle.manifest import can_drop_exits, reads_earlier_exits
-from ..units import show_us, show_value
+from ..units import show_share, show_us, show_value
 from .measure.tables import exits_taken
 from .parts import Parts
 from .search.contenders import Contender
 from .search.objective import goal_values, meets_limits
 from .search.picks import Pick, may_be_unprovable
 
-__all__ = ["advise", "name_missing", "name_uncertain", "name_unpromised"]
+__all__ = ["advise", "name_missing", "name_uncertain", "name_unpromised", "name_weak_end"]
 
 MUCH_NOISE = 0.25
 """A latency is called noise if the standard error of its mean is at least this share of it."""
@@ -26,6 +26,13 @@ WORTH_NAMING = 0.97
 
 WEAK_SHARE = 0.5
 """An exit's head has learnt too little if it is right on less than this share of the samples that the last exit is right on."""
+
+
+SURELY_BETTER = 2.0
+"""Standard errors by which a static network must be right more often than the whole network to be named."""
+
+LEAST_BETTER = 0.01
+"""The share of all samples by which it must be, too."""
 
 
 def advise(picks: Mapping[str, Pick], points: Mapping[str, OperatingPoint], conditions: Conditions) -> list[str]:
@@ -114,10 +121,33 @@ def name_unpromised(
             unit = "samples" if static.reporting.groups is None else "groups"
             notes.append(
                 f"{name}: the static network to exit {static.static} of {static.configuration.variant.name} takes {shown} and "
-                f"meets the target on these samples too, but so few {unit} do not choose or prove it. Give more {unit}, or other "
-                "samples that choose (--outside)."
+                f"meets the target on these samples too{_show_right(static)}, but so few {unit} do not choose or prove it. "
+                f"Give more {unit}, or other samples that choose (--outside)."
             )
     return notes
+
+
+def name_weak_end(statics: Sequence[Contender]) -> list[str]:
+    """Return a note on a static network that is right more often than the whole network, from which every drop is counted.
+
+    Args:
+        statics: all static networks that take part.
+    """
+    best, most = None, LEAST_BETTER
+    for static in statics:
+        table = static.reporting
+        if table.right is None or table.right.dtype != bool or table.known is not None:
+            continue
+        won = -table.per_draw(table.lost[:, -1])
+        if won.mean() >= most and won.mean() >= SURELY_BETTER * won.std() / math.sqrt(len(won)):
+            best, most = static, float(won.mean())
+    if best is None:
+        return []
+    return [
+        f"The static network to exit {best.static} of {best.configuration.variant.name} is right on {most:.2%} more of the "
+        "samples than the whole network, from which a drop is counted: the network's end has learnt too little. Train it for "
+        "longer, or say how accurate the product must be (--min-accuracy)."
+    ]
 
 
 def _unproven_statics(pick: Pick, target: Target, statics: Sequence[Contender]) -> Iterator[Contender]:
@@ -128,6 +158,14 @@ def _unproven_statics(pick: Pick, target: Target, statics: Sequence[Contender]) 
         is_passed_over = static.key not in chosen or may_be_unprovable(static, target)
         if is_passed_over and meets_limits(table, target, exits_taken(table.score, ())):
             yield static
+
+
+def _show_right(static: Contender) -> str:
+    """Return how many of the reporting samples a static network is right on, in words; nothing where that is not known."""
+    table = static.reporting
+    if table.right is None or table.right.dtype != bool or table.known is not None:
+        return ""
+    return f" ({show_share(float(table.per_draw(table.right[:, -1]).mean()))} right)"
 
 
 def _static_cost(static: Contender, target: Target) -> float:

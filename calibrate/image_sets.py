@@ -194,14 +194,14 @@ def number_classes(names: Sequence[str], manifest: Manifest, source: Path) -> li
             warnings.warn(
                 f"{source}: the folders' names are taken as the numbers of their classes; torchvision's ImageFolder "
                 "counts folders in the order of their names. If the network was trained that way, name its classes when you "
-                "export: --classes.",
+                "export: --classes FILE, which has one name per line.",
                 stacklevel=1,
             )
         return numbers
     shown = ", ".join(f"{name} {number}" for number, name in enumerate(names[:10]))
     warnings.warn(
-        f"{source}: the bundle names no classes, so they are numbered in the order of their names: {shown}"
-        f"{', ...' if len(names) > 10 else ''}. Name them when you export: --classes.",
+        f"{source}: nothing names the classes yet, so they are numbered in the order of their names: {shown}"
+        f"{', ...' if len(names) > 10 else ''}. To name them, export with --classes FILE, which has one name per line.",
         stacklevel=1,
     )
     return list(range(len(names)))

@@ -20,7 +20,7 @@ from ..devices.meter import Meter
 from ..errors import require
 from ..progress import Progress, no_progress
 from ..runtime.sample_scale import warn_of_scale
-from .advice import advise, name_missing, name_uncertain, name_unpromised
+from .advice import advise, name_missing, name_uncertain, name_unpromised, name_weak_end
 from .certify.points import make_points, record_tested
 from .certify.questions import ask, check_remembered, describe_question
 from .certify.unproven import name_careful
@@ -310,6 +310,7 @@ def describe_chosen(
             *describe_numbers(request.bundle.manifest, [point.variant for point in points.values()]),
             *name_careful(choice.picks, request.targets, points),
             *name_unpromised(choice.picks, request.targets, points, _allowed_statics(choice)),
+            *name_weak_end(_allowed_statics(choice)),
             *advise(choice.picks, points, chosen.conditions),
         ),
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import Struct
 
+from ..progress import Progress, no_progress
 from .options import fit_channels, parse_preprocess, parse_shape, random_example
 
 if TYPE_CHECKING:
@@ -135,13 +136,14 @@ def with_images(command: Callable[..., Any]) -> Callable[..., Any]:
 class Prepared:
     """Batches whose images are prepared as the network takes them."""
 
-    def __init__(self, batches: Any, images: Images) -> None:
-        self._batches, self._images = batches, images
+    def __init__(self, batches: Any, images: Images, progress: Progress = no_progress) -> None:
+        self._batches, self._images, self._progress = batches, images, progress
         self.generator = getattr(batches, "generator", None)  # whose state a checkpoint saves
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self._batches:  # of any form: training refuses what is no (inputs, labels)
+        for k, batch in enumerate(self._batches):  # of any form: training refuses what is no (inputs, labels)
+            self._progress("training", k, len(self))
             yield (self._images.as_trained(batch[0]), *batch[1:]) if isinstance(batch, (tuple, list)) else batch

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "load_batches",
+    "load_classes",
     "load_grouped",
     "load_labelled",
-    "load_lines",
     "load_module",
     "load_network",
     "load_run_samples",
@@ -66,13 +66,8 @@ def load_module(source: str, weights: str | None, command: str) -> Any:
     return network
 
 
-def load_lines(source: str, what: str) -> list[str]:
-    """Return the lines of a text file without the empty ones.
-
-    Args:
-        source: the file.
-        what: what each line holds, as the message says that there is no such file.
-
+def load_classes(source: str) -> list[str]:
+    """Return the names of classes: the lines of a text file without the empty ones.
     Raises:
         UsageError: there is no such file.
         DataError: the file is not text.
@@ -80,7 +75,11 @@ def load_lines(source: str, what: str) -> list[str]:
     """
     path = Path(source)
     if not path.is_file():
-        raise UsageError(f"There is no file {printable(str(path))}: give a text file with {what} per line.", path=path)
+        raise UsageError(
+            f"--classes takes a text file with the name of one class per line, in the order of their numbers. There is no file "
+            f"{source:.80}.",
+            path=path,
+        )
     try:
         with os_errors_explained(path, "read"):
             text = path.read_text(

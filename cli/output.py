@@ -102,7 +102,8 @@ def note(text: str) -> None:
 def tell(text: str) -> None:
     """Print a message on stderr; if nobody reads it, or it is closed or full, the work goes on."""
     with contextlib.suppress(OSError):
-        click.echo(printable(text), err=True)
+        # By err=True click writes past the bars and spinners that are drawn, onto their line.
+        click.echo(printable(text), file=sys.stderr)
 
 
 def draws_on(stream: TextIO) -> bool:

@@ -92,7 +92,7 @@ def cascade(
 
     A NETWORK is model.onnx, file.py:function or a bundle (both.offramp, both.offramp:int8), the cheapest first.
     """
-    from ..inputs import load_lines, load_network, load_samples
+    from ..inputs import load_classes, load_network, load_samples
 
     if bool(shape) == bool(data):
         raise UsageError("Give --shape (such as 3x96x96) or --data, which say what the bundle takes.")
@@ -101,7 +101,7 @@ def cascade(
     for name in bgr:
         if name not in networks:
             raise unknown_name("network", name, networks)
-    names = None if classes is None else load_lines(classes, "the name of one class")
+    names = None if classes is None else load_classes(classes)
     from ...export import Member
     from ...export import cascade as join_networks
     from ...export.cascades.member import find_bundle, find_own_preprocess

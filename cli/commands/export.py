@@ -72,9 +72,9 @@ def export(
     as_json: bool,
 ) -> None:
     """Cut NETWORK into stages, verify them, and write a bundle."""
-    from ..inputs import load_lines, load_network
+    from ..inputs import load_classes, load_network
 
-    names = None if classes is None else load_lines(classes, "the name of one class")
+    names = None if classes is None else load_classes(classes)
     if ".py:" in network and not (data or images.shape or beside):
         raise UsageError("A network from Python needs examples: give --shape (such as 3x32x32) or --data.")
     with spinner("loading the network"):

@@ -89,10 +89,11 @@ def _describe(project: "Project", rows: list[dict[str, Any]], code: int) -> str:
     parts = [table([["step", "", ""], *lines])]
     for row, step in zip(rows, project.steps, strict=True):
         if step.output is not None and row["state"] in (DONE, LEFT):
-            parts.append(f"{step.command} wrote {step.output}")
+            parts.append(f"{step.command} wrote {step.output}{' before' * (row['state'] == LEFT)}")
     if code:
         parts.append("The next run goes on with the step that failed.")
         return conclude("\n".join(parts), None, ["offramp", "go", str(project.path)])
     if project.digest_bundle() is None:
         return "\n".join(parts)
-    return conclude("\n".join(parts), project.bundle, ["offramp", "run", project.bundle, "SAMPLES"])
+    wrote = project.bundle if any(row["state"] == DONE for row in rows) else None
+    return conclude("\n".join(parts), wrote, ["offramp", "run", project.bundle, "SAMPLES"])

@@ -30,7 +30,7 @@ TRAIN = """\
       # weights: plain.pt  # its parameters, if the function does not load them: a state_dict that torch.save wrote
       output: exits.pt
       data: {train}
-{images}      # whole: true  # train the network together with its exits
+{images}      # whole: true  # train the network together with its exits: one that is not trained yet
   - train:
       network: {network}
       weights: exits.pt
@@ -44,7 +44,7 @@ EXPORT = """\
   - export:
       network: {network}
 {weights}      data: {data}
-{images}"""
+{images}{classes}"""
 
 SMALLER = """\
   # A variant in int8. The samples say which range each value has; training samples are best.
@@ -148,6 +148,9 @@ def init(
         "no_latency": "" if max_latency_ms else "# ",
         "device": _quote(device or "cpu"),
         "images": "".join(f"      {name}: {text}\n" for name, text in images.options.items()),
+        "classes": "      # classes: classes.txt  # what they are called: a name per line\n"
+        if Path(data).is_dir()
+        else "",
         "weights": "      weights: trained.pt\n" if plain else "",
     }
     steps = [TRAIN] * plain + [EXPORT, SMALLER, CALIBRATE, JUDGE]

@@ -1,17 +1,20 @@
 """The command `offramp train`: its options, one call, and what it prints."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ...errors import UsageError
 from ..images import Images, Prepared, with_images
 from ..options import as_json, examples, with_seed, with_weights
-from ..output import advises, conclude, note, print_result, show_epochs, spinner, tell_places
+from ..output import advises, conclude, note, print_result, progress_bars, show_epochs, spinner, tell_places
 
 if TYPE_CHECKING:
     from ...export import Epoch
+
+WEAK_END = 0.01
+"""The whole network has learnt too little if an earlier exit is right on more of the samples by this share of all."""
 
 
 @click.command(epilog=examples("offramp train net.py:plain train.npz --weights exits.pt -o trained.pt"))
@@ -71,8 +74,8 @@ def train(
         raise UsageError(f"--epochs {epochs} and --batch {batch}: there is at least 1 epoch, and 1 sample in a batch.")
     check_writable(Path(output))
 
-    def load(source: str) -> Prepared:
-        return Prepared(load_batches(source, images.manifest, batch=batch, seed=seed, has_labels=loss is None), images)
+    def load(source: str) -> Any:
+        return load_batches(source, images.manifest, batch=batch, seed=seed, has_labels=loss is None)
 
     with spinner("loading the network and samples"):
         require("torch", extra="export").manual_seed(seed)
@@ -82,21 +85,24 @@ def train(
     recipe = recipe or ("heads" if getattr(model, "frozen", False) else "joint")
     note(f"Training by the recipe {recipe}: {epochs} epochs.")
     checkpoint = Path(f"{output}.checkpoint")
-    with advises(f"Epochs stored in {checkpoint} are kept: the same command goes on from there."):
+    kept = f"Epochs stored in {checkpoint} are kept: the same command goes on from there."
+    with advises(kept), progress_bars() as progress:
         history = train_exits(
             model,
-            loader,
+            Prepared(loader, images, progress),
             epochs=epochs,
             recipe=recipe,
             loss=None if loss is None else read_callable(loss, "loss"),
-            validation=others,
+            validation=None if others is None else Prepared(others, images),
             lr=lr,
             device=train_on,
             checkpoint=checkpoint,
             progress=show_epochs(epochs),
         )
-    save_weights(model, output, example=next(iter(loader))[0])
+    save_weights(model, output, example=next(iter(Prepared(loader, images)))[0])
     checkpoint.unlink(missing_ok=True)
+    if recipe != "heads":
+        _note_weak_end(history.epochs[-1])
     print_result(
         history, as_json, lambda: conclude(_describe(history.epochs[-1]), output, _next(network, output, data, images))
     )
@@ -108,6 +114,17 @@ def _describe(epoch: "Epoch") -> str:
     what = "accuracy in training" if epoch.accuracy else "loss"
     lines = [f"exit {k}: {what} {figure}" for k, figure in enumerate(figures)]
     return "\n".join(lines)
+
+
+def _note_weak_end(epoch: "Epoch") -> None:
+    """Note that an earlier exit has become better than the whole network, against which all losses are counted."""
+    shares = (epoch.validation if epoch.validation is not None else epoch.accuracy) if epoch.accuracy else ()
+    best = max(range(len(shares)), key=lambda k: shares[k], default=0)
+    if shares and shares[best] - shares[-1] >= WEAK_END:
+        note(
+            f"Note: Exit {best} is right on {shares[best]:.1%}, the whole network on {shares[-1]:.1%}. What early exit loses is "
+            "counted from the whole network: train it for longer (--epochs), or there is little to promise."
+        )
 
 
 def _next(network: str, output: str, data: str, images: Images) -> list[str]:

@@ -6,7 +6,7 @@ from PIL import Image
 
 from offramp.bundle import Tensor
 from offramp.calibrate.user_code import call_function
-from offramp.cli.inputs import load_batches, load_lines, load_network, load_samples
+from offramp.cli.inputs import load_batches, load_classes, load_network, load_samples
 from offramp.cli.options import fit_channels, parse_pace, parse_preprocess
 from offramp.errors import DataError, MissingError, ModelError, UsageError
 from offramp.tests.helpers.manifests import COLOURED as CHW
@@ -209,12 +209,12 @@ def test_pictures_to_train_on_have_the_size_that_the_bundle_takes(tmp_path):
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path, start):
     (tmp_path / "classes.txt").write_bytes(start + "caf\u00e9\r\ntea\r\n\r\n".encode())
-    assert load_lines(str(tmp_path / "classes.txt"), "one class") == ["caf\u00e9", "tea"]
+    assert load_classes(str(tmp_path / "classes.txt")) == ["caf\u00e9", "tea"]
 
 
-def test_names_given_in_place_of_their_file_are_told_what_to_give():
-    with pytest.raises(UsageError, match="There is no file cat,dog: give a text file with one class per line"):
-        load_lines("cat,dog", "one class")
+def test_names_in_place_of_a_file_of_names_are_told_apart():
+    with pytest.raises(UsageError, match="one class per line.* no file coffee,tea"):
+        load_classes("coffee,tea")
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,12 @@
 
 import contextlib
 import io
+import os
+import pty
+import subprocess
 import sys
 
+import pytest
 from rich.progress import Progress
 
 from offramp.cli.output import progress_bars
@@ -63,3 +67,24 @@ def test_what_remains_of_long_steps_is_told_from_the_first_on(monkeypatch):
         for now[0], done in ((0.0, 1), (240.0, 101), (480.0, 201)):
             progress("calibrating", done, 401)
     assert remains == [None, 720, 480]
+
+
+@pytest.mark.parametrize("drawn", ["spinner('fusing')", "progress_bars()"])
+def test_a_note_stands_on_a_line_of_its_own_while_work_is_drawn(drawn):
+    script = f"""
+from time import sleep
+from offramp.cli.output import note, progress_bars, spinner
+with {drawn} as progress:
+    if progress:
+        progress('fusing', 1, 2)
+    sleep(0.3)
+    note('Note: grey.')
+"""
+    ours, theirs = pty.openpty()
+    terminal = {**os.environ, "TERM": "xterm"}
+    subprocess.run([sys.executable, "-c", script], stderr=theirs, env=terminal, check=True)
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16)
+    os.close(ours)
+    before = shown[: shown.index(b"Note: grey.")]
+    assert before.endswith((b"\n", b"\x1b[2K"))  # a new line, or one that was cleared

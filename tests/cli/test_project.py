@@ -60,6 +60,9 @@ def test_what_is_done_is_not_done_again(folder, capsys):
     assert go(capsys) == (0, ["nothing changed", "nothing changed", "done", "done"])
     Path("dense.zip").unlink()
     assert go(capsys) == (0, [*["nothing changed"] * 3, "done"])
+    assert exit_code_of(["go"]) == 0
+    told = capsys.readouterr().out
+    assert "pack wrote dense.zip before" in told and "Wrote" not in told
     assert go(capsys, "--again") == (0, ["done"] * 4)
 
 
@@ -198,6 +201,7 @@ def test_a_file_that_init_wrote_is_a_project(folder, capsys, options, steps):
     assert [step.command for step in project.steps] == steps and project.bundle == "net.offramp"
     if "--shape" in options:
         assert all(step.arguments[-6:-4] == ("--shape", "8x8x3") for step in project.steps[:1])
+    assert "classes: classes.txt" not in Path("offramp.yaml").read_text()  # x.npz has no folders of classes
     assert exit_code_of(["init", "--data", "x.npz", *options]) == 2
     assert "offramp.yaml is there already" in capsys.readouterr().err
 
@@ -266,6 +270,16 @@ def test_what_several_steps_would_note_is_noted_once(folder, capsys):
     assert capsys.readouterr().err.count("Note: mind this") == 1
     assert exit_code_of(["go", "--again"]) == 0
     assert capsys.readouterr().err.count("Note: mind this") == 1
+
+
+def test_a_folder_of_images_lets_init_say_how_its_classes_are_named(folder):
+    Path("images").mkdir()
+    assert exit_code_of(["init", "--data", "images", "--network", "net.onnx"]) == 0
+    text = Path("offramp.yaml").read_text()
+    assert "      # classes: classes.txt" in text
+    Path("offramp.yaml").write_text(text.replace("# classes:", "classes:"))
+    (export, *_) = read_project(Path("offramp.yaml"), app.commands).steps
+    assert export.arguments[-2:] == ("--classes", "classes.txt") and "classes.txt" in export.inputs
 
 
 def test_without_a_terminal_what_is_missing_is_named(folder, capsys):

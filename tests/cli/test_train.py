@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from offramp.cli.app import exit_code_of
+from offramp.cli.commands.train import _note_weak_end
 from offramp.errors import UsageError
-from offramp.export import attach, load_weights, save_weights
+from offramp.export import Epoch, attach, load_weights, save_weights
 from offramp.runtime import load_uncalibrated
 from offramp.tests.helpers.documents import check_documents
 
@@ -59,6 +60,21 @@ def test_a_plain_network_and_a_folder_of_images_become_a_bundle(folder, capsys):
     net = load_uncalibrated("b.offramp")
     dark, bright = (np.full((1, 8, 8, 3), value, np.uint8) for value in (40, 210))
     assert len(net.exits) == 2 and [net.every_exit(x).label[0, -1] for x in (bright, dark)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "validation", "named"),
+    [
+        ((0.9, 0.85), None, True),
+        ((0.855, 0.85), None, False),
+        ((0.9, 0.85), (0.8, 0.85), False),
+        ((), (2.0, 1.0), False),
+    ],
+)
+def test_an_exit_that_is_better_than_the_whole_network_is_named(capsys, accuracy, validation, named):
+    _note_weak_end(Epoch(epoch=1, loss=(0.5, 0.6), accuracy=accuracy, validation=validation, seconds=1.0))
+    expected = "Exit 0 is right on 90.0%, the whole network on 85.0%."
+    assert (expected in capsys.readouterr().err) == named
 
 
 def test_a_training_that_was_interrupted_goes_on(folder, capsys, monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from offramp.bundle import Target
-from offramp.calibrate.advice import name_unpromised
+from offramp.calibrate.advice import name_unpromised, name_weak_end
 from offramp.calibrate.certify.points import make_points
 from offramp.calibrate.measure.tables import Costs, ExitTable
 from offramp.calibrate.search import picks
@@ -83,10 +83,20 @@ def test_a_faster_static_network_that_cannot_be_promised_is_named(us):
     best = chosen["default"].best_static
     assert best is not None and best is statics[0]  # which is slower, and is the last exit itself
     (note,) = name_unpromised(chosen, targets, points, statics)
-    assert f"the static network to exit 1 of int8 takes {us} us and meets the target" in note
+    assert f"the static network to exit 1 of int8 takes {us} us and meets the target on these samples too (9" in note
     assert name_unpromised(make_picks([careful, best], targets), targets, points, [best]) == []
     # so is one that the selecting samples did not take, though the reporting ones do
     assert name_unpromised(make_picks([careful, best], targets), targets, points, statics) == [note]
+
+
+def test_a_whole_network_that_an_earlier_end_surely_beats_is_named():
+    rng = np.random.default_rng(0)
+    whole = rng.random(5000) < 0.85
+    better = make_chain("fp32", rng, whole, differs=0.08, loss=-0.03, costs_us=(100, 400))
+    alike = make_chain("int8", rng, whole, differs=0.08, loss=0.0, costs_us=(50, 200))
+    (note,) = name_weak_end([end_at(alike, 1, 200), end_at(better, 1, 390)])
+    assert note.startswith("The static network to exit 1 of fp32 is right on 3.") and "--min-accuracy" in note
+    assert name_weak_end([end_at(alike, 1, 200)]) == []
 
 
 def test_the_debug_log_says_why_a_chain_is_picked(monkeypatch):
