@@ -17,7 +17,11 @@ GRAPHS = {
         "p = Cast<to=2>(x)  a = Cast<to=10>(p)  b = Cast<to=1>(a)  y = Mul(b, b)",
         "fp32",
     ),
-    "pixels that are multiplied in half precision": ("float16", "p = Cast<to=2>(x)  a = Cast<to=10>(p)  y = Mul(a, a)", "fp16"),
+    "pixels that are multiplied in half precision": (
+        "float16",
+        "p = Cast<to=2>(x)  a = Cast<to=10>(p)  y = Mul(a, a)",
+        "fp16",
+    ),
     "a value that half precision rounds": ("float", "a = Cast<to=10>(x)  b = Cast<to=1>(a)  y = Mul(b, b)", "fp16"),
     "a weight in half precision": (
         "float",
