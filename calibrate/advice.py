@@ -27,6 +27,11 @@ WORTH_NAMING = 0.97
 WEAK_SHARE = 0.5
 """An exit's head has learnt too little if it is right on less than this share of the samples that the last exit is right on."""
 
+MUCH_BETTER = 0.05
+"""An exit is much better than the last if it is right on so many more of the samples."""
+
+CHECK_MEMBERS = "check what that network was said to take and to mean (--mean, --std, --bgr, --labels)"
+
 
 SURELY_BETTER = 2.0
 """Standard errors by which a static network must be right more often than the whole network to be named."""
@@ -187,7 +192,14 @@ def _name_unused(unused: Sequence[int], exits: int, passing_s: Sequence[float], 
 
 
 def _name_weak(right: Sequence[float], variant: str) -> list[str]:
-    """Name the exits whose heads have learnt too little, by the share of samples that each exit is right on."""
+    """Name the exits that have learnt too little, by the share of samples they are right on; or the last, if it is worse."""
+    best = int(np.argmax(right))
+    if right[best] - right[-1] > MUCH_BETTER:
+        return [
+            f"The last exit of {variant} is right on {right[-1]:.1%} of the samples, exit {best} on {right[best]:.1%}: it "
+            f"answers what is hard, and is worse. In a cascade {CHECK_MEMBERS}, or name another network last; else train the "
+            "last exit on."
+        ]
     weak = [k for k, share in enumerate(right) if share < WEAK_SHARE * right[-1]]
     if not weak:
         return []
@@ -195,7 +207,7 @@ def _name_weak(right: Sequence[float], variant: str) -> list[str]:
     return [
         f"{_exits(weak).capitalize()} of {variant} {'is' if len(weak) == 1 else 'are'} right on {shares} of the samples, the "
         f"last on {right[-1]:.1%}: too little to let anything leave. Train the heads for longer, together with the network, or "
-        "take other heads (attach has head=)."
+        f"take other heads (attach has head=). In a cascade {CHECK_MEMBERS}."
     ]
 
 

@@ -8,7 +8,7 @@ import click
 from msgspec import Struct
 
 from ..progress import Progress, no_progress
-from .options import fit_channels, parse_preprocess, parse_shape, random_example
+from .options import check_image_shape, fit_channels, parse_preprocess, parse_shape, random_example
 
 if TYPE_CHECKING:
     from ..bundle import Manifest, Preprocess
@@ -126,6 +126,8 @@ def with_images(command: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         preprocess = parse_preprocess(mean, std, resize=resize, crop=crop, interpolation=interpolation)
         images = Images(shape=parse_shape(shape) if shape else None, preprocess=preprocess)
+        if preprocess is not None and images.shape is not None:
+            check_image_shape(images.shape)
         return command(images=images, **others)
 
     for option in reversed(OPTIONS):

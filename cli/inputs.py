@@ -68,6 +68,7 @@ def load_module(source: str, weights: str | None, command: str) -> Any:
 
 def load_classes(source: str) -> list[str]:
     """Return the names of classes: the lines of a text file without the empty ones.
+
     Raises:
         UsageError: there is no such file.
         DataError: the file is not text.

@@ -215,6 +215,11 @@ def parse_preprocess(
     if means is None and stds is None:
         return None
     means, stds = means or (0.0,), stds or (1.0,)
+    for option, values in (("--mean", means), ("--std", stds)):
+        if max(values) > 1:
+            raise UsageError(
+                f"{option} is of pixels scaled to 0 to 1, and {max(values):g} is more than 1: divide it by 255."
+            )
     channels = max(len(means), len(stds))
     return Preprocess(
         mean=means * channels if len(means) == 1 else means,
@@ -231,6 +236,19 @@ def fit_channels(preprocess: "Preprocess | None", example: Any) -> "Preprocess |
     if preprocess is None or len(preprocess.mean) > 1 or len(axes) != 4 or axes[3] > 4:
         return preprocess
     return msgspec.structs.replace(preprocess, mean=preprocess.mean * axes[3], std=preprocess.std * axes[3])
+
+
+def check_image_shape(shape: tuple[int, ...]) -> None:
+    """See that the shape of an image has its channels last.
+
+    Raises:
+        UsageError: it has them first.
+    """
+    if len(shape) == 3 and shape[0] in (1, 3, 4) and shape[2] > 4:
+        given, fits = ("x".join(map(str, axes)) for axes in (shape, (*shape[1:], shape[0])))
+        raise UsageError(
+            f"With --mean or --std the shape is that of images (height, width, channel): --shape {fits}, not {given}."
+        )
 
 
 def parse_axes(texts: Sequence[str]) -> Any:

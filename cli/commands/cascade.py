@@ -1,25 +1,27 @@
 """The command `offramp cascade`: its options, one call, and what it prints."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ...errors import UsageError, unknown_name
 from ..describe import describe_made
+from ..images import Images
 from ..options import (
     as_json,
+    check_image_shape,
     examples,
     fit_channels,
     parse_preprocess,
     parse_shape,
-    random_example,
     split_names,
     with_replace,
 )
-from ..output import advises, print_result, progress_bars
+from ..output import advises, note, print_result, progress_bars
 
 if TYPE_CHECKING:
+    from ...bundle import Variant
     from ...export import Member
 
 
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
     metavar="N",
     help="The first N networks run together and vote, as one exit; once more, the next ones (1: a network alone).",
 )
-@click.option("--shape", help="Shape of one sample, such as 3x96x96 (with --mean 96x96x3), for random examples.")
-@click.option("--data", help="Samples to use as examples; real samples verify better than random ones.")
+@click.option("--shape", help="Shape of one sample, such as 3x96x96; with --mean or --std that of images, 96x96x3.")
+@click.option("--data", help="Samples to use as examples; real samples verify better than the random ones of --shape.")
 @click.option(
     "--mean",
     multiple=True,
@@ -45,7 +47,10 @@ if TYPE_CHECKING:
 @click.option("--resize", default="stretch", show_default=True, help="How images are resized: stretch or crop.")
 @click.option("--bgr", multiple=True, metavar="NETWORK", help="This network takes blue, green, red.")
 @click.option(
-    "--size", multiple=True, metavar="NETWORK=HxW", help="The size of a Python network's images: net.py:f=96x96."
+    "--size",
+    multiple=True,
+    metavar="NETWORK=HxW",
+    help="The size of a network's images where its file does not fix it: net.py:f=96x96.",
 )
 @click.option(
     "--labels",
@@ -92,9 +97,9 @@ def cascade(
 
     A NETWORK is model.onnx, file.py:function or a bundle (both.offramp, both.offramp:int8), the cheapest first.
     """
-    from ..inputs import load_classes, load_network, load_samples
+    from ..inputs import load_classes, load_network
 
-    if bool(shape) == bool(data):
+    if not shape and not data:
         raise UsageError("Give --shape (such as 3x96x96) or --data, which say what the bundle takes.")
     sizes, rows = _by_network("--size", size, networks), _by_network("--labels", labels, networks)
     ends = _by_network("--exits", exits, networks)
@@ -109,7 +114,7 @@ def cascade(
     plain = [name for name in networks if find_own_preprocess(name) is None]
     beside_images = beside is not None and find_own_preprocess(output) is not None
     images = bool(mean or std) or len(plain) < len(networks) or beside_images
-    example = load_samples(data)[0] if data else random_example(parse_shape(shape or ""), images=images)
+    example = _load_example(shape, data, resize if images else None)
     means, stds = (_one_each(option, given, plain) for option, given in (("--mean", mean), ("--std", std)))
     members = []
     for name in networks:
@@ -140,7 +145,28 @@ def cascade(
             replace=replace,
             progress=progress,
         )
+    _tell_order(bundle.variant(beside), len(networks))
     print_result(bundle.manifest, as_json, lambda: describe_made(bundle, output))
+
+
+def _load_example(shape: str | None, data: str | None, resize: str | None) -> Any:
+    """Return samples of the data, or random ones: images, which are read from files as `resize` says, or without it floats."""
+    sample = parse_shape(shape) if shape else None
+    if resize is None:
+        return Images(shape=sample).load_example(data)
+    if sample is not None:
+        check_image_shape(sample)
+    pixels = parse_preprocess("0", "1", resize=resize, crop=1.0, interpolation="bilinear")
+    return Images(shape=sample, preprocess=pixels).load_example(data)
+
+
+def _tell_order(variant: "Variant", networks: int) -> None:
+    """Note a network that costs less than the one before it, where each is one exit, and so one stage."""
+    macs = [stage.macs for stage in variant.stages]
+    for k in range(1, len(macs) if len(macs) == len(variant.exits) == networks else 0):
+        if macs[k] < macs[k - 1]:
+            small, large = (f"{variant.exits[i].name} ({macs[i] / 1e6:.2f} Mmac)" for i in (k, k - 1))
+            note(f"Note: {small} takes less work than {large} before it: name the cheapest network first.")
 
 
 def _group(members: "Sequence[Member]", vote: Sequence[int]) -> "list[list[Member]]":

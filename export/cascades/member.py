@@ -91,6 +91,11 @@ class MemberGraph(Struct, frozen=True):
     name: str
     model: ir.Model
 
+    @property
+    def has_fixed_batch(self) -> bool:
+        """True if an input gives its batch as a number."""
+        return any(value.shape is not None and isinstance(value.shape[0], int) for value in self.model.graph.inputs)
+
 
 def find_bundle(model: Any) -> tuple[Path, str | None] | None:
     """Return a member's bundle and its variant, None for the first; None if it is no bundle."""

@@ -14,9 +14,10 @@ from msgspec.structs import replace
 
 from ...bundle import Bundle, Preprocess, open_bundle
 from ...bundle.golden import read_golden
-from ...errors import OfframpError, UsageError, quoted
+from ...errors import ModelError, OfframpError, UsageError, quoted
 from ...progress import Progress, no_progress
 from ..capture.example import read_example
+from ..graph.axes import EXPORT_DYNAMIC
 from ..pipeline import export
 from .checks import check_copies, check_members, check_rules, check_votes, drops_labels
 from .joining import is_channels_last, join
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     Network: TypeAlias = Member | torch.nn.Module | str | os.PathLike[str]
 
 __all__ = ["cascade"]
+
+OTHER_SIZE = "it does not run on images of the bundle's size. If it takes those of another, say it: size= (--size)."
 
 
 def cascade(
@@ -102,6 +105,8 @@ def cascade(
     with tempfile.TemporaryDirectory() as folder:
         graphs = _name_apart([_read(member, Path(folder), k, arrays) for k, member in enumerate(listed)])
         check_copies(listed, graphs)
+        fixed = [graph.name for graph in graphs if graph.has_fixed_batch]
+        unsized = [graph.name for member, graph in zip(listed, graphs, strict=True) if _has_open_size(member, graph)]
         names = _find_names(listed, graphs, class_names, base) if is_classifier else class_names
         classes = _count_classes(listed, graphs, names) if is_classifier else 0
         has_gates = any(drops_labels(member) or member.rule is not None for member in listed)
@@ -125,7 +130,7 @@ def cascade(
         pixels = None
         if has_images and base is None:
             pixels = Preprocess(mean=(0.0,) * shape[0], std=(1.0,) * shape[0])
-        with _refusals_named(file):
+        with _refusals_named(file, fixed, unsized):
             return export(
                 file,
                 example,
@@ -144,12 +149,24 @@ def cascade(
 
 
 @contextmanager
-def _refusals_named(file: Path) -> Iterator[None]:
-    """Speak of the cascade where an error speaks of the joined file, which nobody has written."""
+def _refusals_named(file: Path, fixed: Sequence[str], unsized: Sequence[str]) -> Iterator[None]:
+    """Speak of the cascade where an error speaks of the joined file, which nobody has written, and of members that explain it.
+
+    Args:
+        file: the joined file.
+        fixed: the members that fix their batch.
+        unsized: the members that take images of any size, and were not said to take those of one.
+    """
     try:
         yield
     except OfframpError as error:
         text, name = str(error), str(file)
+        if fixed and "fixed to a batch of one" in text:
+            raise ModelError(f"The batch of {', '.join(fixed)} is fixed to one. {EXPORT_DYNAMIC}") from error
+        if unsized and "that ONNX Runtime loads" in text:
+            raise ModelError(
+                f"{', '.join(unsized)}: {OTHER_SIZE} {text.partition(': ')[2].replace(name, 'the cascade')}"
+            ) from error
         text = f"The cascade{text.removeprefix(name)}" if text.startswith(name) else text
         error.args = (text.replace(name, "the cascade"),)
         error.path = None if error.path == file else error.path
@@ -230,7 +247,20 @@ def _read(member: Member, folder: Path, k: int, arrays: Sequence[np.ndarray]) ->
         is_last = is_channels_last(first.shape[1:])
         shape = (len(first), *member.size, first.shape[3]) if is_last else (*first.shape[:2], *member.size)
         first = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    return read_member(member, own, [first, *arrays[1:]])
+    try:
+        return read_member(member, own, [first, *arrays[1:]])
+    except ModelError as error:
+        if first.ndim != 4 or member.size is not None or isinstance(member.model, (str, os.PathLike)):
+            raise
+        raise ModelError(f"{type(member.model).__name__}: {OTHER_SIZE} {error}") from error
+
+
+def _has_open_size(member: Member, graph: MemberGraph) -> bool:
+    """Tell whether a member takes images of any size, and was not said to take those of one."""
+    shape = graph.model.graph.inputs[0].shape
+    return (
+        member.size is None and shape is not None and len(shape) == 4 and not all(isinstance(a, int) for a in shape[2:])
+    )
 
 
 def _name_apart(graphs: Sequence[MemberGraph]) -> list[MemberGraph]:

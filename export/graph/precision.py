@@ -24,11 +24,24 @@ def find_precision(model: ir.Model, logits: ir.DataType | None) -> Precision:
         return "int8"
     weights = [*model.graph.initializers.values()]
     weights += [node.outputs[0] for node in model.graph if node.op_type == "Constant"]
-    computed = [v for node in model.graph if node.op_type not in MOVING_OPERATORS for v in node.inputs]
+    computed = [
+        value
+        for node in model.graph
+        if node.op_type not in MOVING_OPERATORS
+        for value in node.inputs
+        if not (node.op_type == "Cast" and _is_whole(value))
+    ]
     kinds = {value.dtype for value in weights + computed if value is not None}
     if ir.DataType.FLOAT16 in kinds:
         return "fp16"
     return "fp64" if logits == ir.DataType.DOUBLE and ir.DataType.DOUBLE in kinds else "fp32"
+
+
+def _is_whole(value: ir.Value | None) -> bool:
+    """Tell whether a value was cast from whole numbers of 8 bits, such as pixels, all of which half precision holds exactly."""
+    node = None if value is None else value.producer()
+    given = node.inputs[0] if node is not None and node.op_type == "Cast" else None
+    return given is not None and given.dtype in (ir.DataType.UINT8, ir.DataType.INT8)
 
 
 def is_quantised(model: ir.Model) -> bool:

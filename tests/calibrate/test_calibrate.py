@@ -189,6 +189,19 @@ def test_fewer_samples_than_classes_are_refused(tmp_path):
         calibrate(bundle, (x, np.arange(30)), Target(max_drop=0.05))
 
 
+def test_a_last_exit_that_is_much_worse_than_another_is_noted(dense):
+    x = np.random.default_rng(0).standard_normal((300, 16)).astype(np.float32)
+    with load_uncalibrated(dense) as net:
+        label = net.every_exit(x).label
+    y = np.where(
+        np.arange(300) % 3 == 0, label[:, -1], label[:, 0]
+    )  # neither better than chance nor as good as the first
+    said = " ".join(calibrate(dense, (x, y), Target(max_drop=0.01)).notes)
+    assert re.search(
+        r"The last exit of fp32 is right on [\d.]+% of the samples, exit 0 on [\d.]+%: .* or name another", said
+    )
+
+
 def test_scores_that_are_all_alike_and_exits_that_nobody_takes_are_noted(tmp_path):
     path = write_onnx(tmp_path / "flat.onnx")
     model = onnx.load(path)
@@ -203,6 +216,7 @@ def test_scores_that_are_all_alike_and_exits_that_nobody_takes_are_noted(tmp_pat
     said = " ".join(found.notes)
     assert "Exit 0 of fp32 gives every input the score 0.2: it cannot tell easy from hard." in said
     assert re.search(r"Exits 0, 1 of fp32 are right on [12]\d\.\d%, .* the last on 100\.0%: .* other heads", said)
+    assert "In a cascade check what that network was said to take and to mean (--mean, --std, --bgr, --labels)." in said
     assert (
         "No sample leaves early at any exit of fp32." in said or "No sample leaves at exit 0 of fp32: without" in said
     )

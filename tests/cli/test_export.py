@@ -160,3 +160,31 @@ def test_a_wrong_call_gives_one_clear_message(call, line, code, words):
     found, out, err = call(line)
     assert found == code and out == "", err
     assert err.startswith("Error: ") and err.count("\n") == 1 and words in err
+
+
+def test_a_cascade_takes_a_folder_of_images_and_tells_the_wrong_order(files, call, capfd):
+    shutil.copy(files / "conv.onnx", files / "whole.onnx")
+    line = "cascade {f}/%s.onnx {f}/%s.onnx --exits {f}/whole.onnx=z1 --exits {f}/conv.onnx=z0 --data {f}/images --mean 0.5"
+    line += " --shape %s --classes {f}/classes.txt -o {f}/%s.offramp"
+    told = []
+    for names in (("whole", "conv"), ("conv", "whole")):
+        assert exit_code_of((line % (*names, "12x12x3", f"{names[0]}-first")).format(f=files).split()) == 0
+        told.append("takes less work than whole (0.20 Mmac) before it: name the cheapest" in capfd.readouterr().err)
+    assert told == [True, False]
+    code, out, _ = call("run {f}/conv-first.offramp {f}/images/bee/0.png --json")
+    assert code == 0 and json.loads(out)[0]["class"] in ("ant", "bee", "cat", "dog", "eel")
+    code, _, err = call(line % ("conv", "whole", "3x12x12", "no"))
+    assert code == 2 and "--shape 12x12x3, not 3x12x12" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--mean 127.5 --std 0.5", "--mean is of pixels scaled to 0 to 1, and 127.5 is more than 1: divide it by 255"),
+        ("--mean 0 --std 1,255,1", "--std is of pixels scaled to 0 to 1, and 255 is more than 1"),
+        ("--mean 0.5 --shape 3x12x12", "--shape 12x12x3, not 3x12x12"),
+    ],
+)
+def test_what_images_are_not_said_to_be_is_refused(files, call, options, words):
+    code, _, err = call(f"export {{f}}/conv.onnx -o {{f}}/no.offramp {options}")
+    assert code == 2 and words in err

@@ -148,3 +148,53 @@ def test_a_refusal_says_what_to_do_and_names_no_file_of_ours(folder, tmp_path, m
     with pytest.raises(OfframpError, match=words) as caught:
         cascade(members(folder), given, tmp_path / "no.offramp")
     assert ".onnx" not in str(caught.value)
+
+
+def test_pixels_that_a_member_scales_itself_make_no_half_precision_of_the_cascade(folder, tmp_path):
+    small = Member(folder / "small.onnx", preprocess=HALF)
+    bundle = cascade([small, folder / "two.offramp"], images(3), tmp_path / "b.offramp")
+    assert (bundle.variant().name, bundle.variant().precision) == ("fp32", "fp32")
+
+
+class Fixed(nn.Module):
+    """Fixes what its network takes by what it makes of the features."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3 * 24 * 20, 5)
+
+    def forward(self, x):
+        return self.head(x.flatten(1))
+
+
+def write_head(path, batch, node):
+    """Write a linear head on images of 24 x 20, which takes images (batch, 3, h, w) as far as the file says."""
+    graph = onnx.helper.make_graph(
+        [node, onnx.helper.make_node("MatMul", ["a", "w"], ["y"])],
+        "g",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [batch, 3, "h", "w"])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [batch, 5])],
+        [
+            onnx.numpy_helper.from_array(np.ones((3 * 24 * 20, 5), np.float32), "w"),
+            onnx.numpy_helper.from_array(np.array([1, 3 * 24 * 20]), "shape"),
+        ],
+    )
+    onnx.save(onnx.helper.make_model(graph, ir_version=9, opset_imports=[onnx.helper.make_opsetid("", 18)]), path)
+    return path
+
+
+def test_a_member_that_does_not_run_is_named_with_what_to_say(folder, tmp_path):
+    x = np.random.default_rng(0).standard_normal((3, 3, 40, 40)).astype(np.float32)
+    one = write_head(tmp_path / "one.onnx", 1, onnx.helper.make_node("Reshape", ["x", "shape"], ["a"]))
+    with pytest.raises(OfframpError, match=r"^The batch of one is fixed to one\. Export it with a dynamic batch axis"):
+        cascade([Member(one, size=(24, 20)), folder / "two.onnx"], x, tmp_path / "no.offramp")
+    with pytest.raises(
+        OfframpError, match=r"^Fixed: it does not run on images of the bundle's size\. .* size= \(--size\)"
+    ):
+        cascade([Fixed().eval(), folder / "two.onnx"], x, tmp_path / "no.offramp")
+    free = write_head(tmp_path / "free.onnx", "n", onnx.helper.make_node("Flatten", ["x"], ["a"]))
+    with pytest.raises(OfframpError, match=r"^free: it does not run on images of the bundle's size\.") as caught:
+        cascade([free, folder / "two.onnx"], x, tmp_path / "no.offramp")
+    assert "from the cascade" in str(caught.value)
+    bundle = cascade([Member(free, size=(24, 20)), folder / "two.onnx"], x, tmp_path / "yes.offramp")
+    assert bundle.variant().exits[0].name == "free"

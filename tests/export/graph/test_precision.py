@@ -12,6 +12,16 @@ GRAPHS = {
     "one that is moved after that": ("float16", "a = Cast<to=10>(x)  y = Transpose(a)", "fp32"),
     "a product in half precision": ("float16", "a = Cast<to=10>(x)  y = Mul(a, a)", "fp16"),
     "a product behind one": ("float", "a = Cast<to=10>(x)  b = Mul(a, a)  y = Cast<to=1>(b)", "fp16"),
+    "pixels that pass through half precision": (
+        "float",
+        "p = Cast<to=2>(x)  a = Cast<to=10>(p)  b = Cast<to=1>(a)  y = Mul(b, b)",
+        "fp32",
+    ),
+    "pixels that are multiplied in half precision": (
+        "float16",
+        "p = Cast<to=2>(x)  a = Cast<to=10>(p)  y = Mul(a, a)",
+        "fp16",
+    ),
     "a value that half precision rounds": ("float", "a = Cast<to=10>(x)  b = Cast<to=1>(a)  y = Mul(b, b)", "fp16"),
     "a weight in half precision": (
         "float",
