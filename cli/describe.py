@@ -73,7 +73,8 @@ def _describe_variant(variant: "Variant") -> str:
         head += f"\n  {verb} {variant.origin.parent}: {', '.join(settings)}".rstrip(": ")
     if variant.error is not None:
         largest = "logit" if variant.exits[0].logits else "value"
-        head += f"\n  differs from the original by {variant.error:.2g} of the largest {largest}"
+        original = "the original" if variant.origin is None else "itself uncut"
+        head += f"\n  differs from {original} by {variant.error:.2g} of the largest {largest}"
         head += f"; rounding moves the original by {variant.own_error:.2g}" if variant.own_error is not None else ""
     lines: list[tuple[str, ...]] = [("exit", "name", "Mmac of stage", "Mmac static", "file", "enters the stage")]
     from ..bundle.variant_names import kept_numbers
