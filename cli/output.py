@@ -127,30 +127,28 @@ class _Steps:
     """What work has reported of its steps, and how long each took."""
 
     def __init__(self) -> None:
-        self.started_s = monotonic()
-        self.begun_s: dict[str, float] = {}
-        self.ended_s: dict[str, float] = {}
+        self.started_s = self.reported_s = monotonic()
+        self.tasks_s: dict[str, float] = {}
         self.last: dict[str, int] = {}
         self.samples: dict[str, int] = {}
 
     def report(self, task: str, done: int, total: int) -> None:
         """Note a report."""
-        if task not in self.begun_s:
-            # Before its first report a task has been at work since the last report of another.
-            self.begun_s[task] = max([self.started_s, *self.ended_s.values()])
-            if is_verbose():
-                tell(f"{task} ...")
+        if task not in self.tasks_s and is_verbose():
+            tell(f"{task} ...")
         before = self.last.get(task, 0)
         if task in COUNT_SAMPLES:
             self.samples[task] = self.samples.get(task, 0) + done - (before if done >= before else 0)
         self.last[task] = done
-        self.ended_s[task] = monotonic()
+        # A task has been at work since the last report of any: tasks that take turns, or lie in another, count once.
+        now_s = monotonic()
+        self.tasks_s[task] = self.tasks_s.get(task, 0.0) + now_s - self.reported_s
+        self.reported_s = now_s
 
     def tell(self) -> None:
         """Say how long the work took, a line for each step; of what took a moment nothing is said, if nobody asked for all."""
         least_s = 0.0 if is_verbose() else LEAST_TOLD_S
-        tasks_s = {task: self.ended_s[task] - begun_s for task, begun_s in self.begun_s.items()}
-        long = {task: seconds for task, seconds in tasks_s.items() if seconds >= least_s}
+        long = {task: seconds for task, seconds in self.tasks_s.items() if seconds >= least_s}
         for task, seconds in long.items():
             counted = f" ({count:,} sample{'s' * (count != 1)})" if (count := self.samples.get(task)) else ""
             note(f"Took {_show_seconds(seconds)}: {task}{counted}")

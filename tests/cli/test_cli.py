@@ -331,6 +331,21 @@ def test_a_person_is_told_how_long_long_work_took(monkeypatch):
     assert sys.stderr.getvalue().endswith("Took 12.0 s: fusing\n")
 
 
+def test_steps_that_take_turns_are_each_told_their_own_time(monkeypatch):
+    now = iter([0, 2, 5, 7, 12, 12])
+    monkeypatch.setattr(output, "monotonic", lambda: next(now))
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    steps = output._Steps()
+    for task in ("compiling", "measuring", "compiling", "measuring"):
+        steps.report(task, 1, 2)
+    steps.tell()
+    assert sys.stderr.getvalue().splitlines() == [
+        "Took 4.0 s: compiling",
+        "Took 8.0 s: measuring",
+        "Took 12.0 s in all",
+    ]
+
+
 def test_a_progress_bar_follows_a_total_that_changes(monkeypatch):
     class Terminal(io.StringIO):
         isatty = lambda self: True  # noqa: E731
