@@ -276,7 +276,7 @@ def _load(path: Path) -> tuple[Any, ir.Model]:
         NameFixPass()(model)
     except Exception as error:  # protobuf's and ONNX Runtime's exception types are private
         raise ModelError(
-            f"{path} is not an ONNX file that ONNX Runtime loads: {first_line(error)}{_explain_functions(path)}",
+            f"ONNX Runtime does not load {path}: {first_line(error)}{_explain_failure(path)}",
             path=path,
         ) from error
     opset = model.graph.opset_imports[""]
@@ -288,13 +288,17 @@ def _load(path: Path) -> tuple[Any, ir.Model]:
     return session, model
 
 
-def _explain_functions(path: Path) -> str:
-    """Say what to do about functions of other operator sets than their file's, which ONNX Runtime does not load."""
+def _explain_failure(path: Path) -> str:
+    """Say what to do about missing files of weights, and functions of other operator sets than their file's."""
     onnx = require("onnx", extra="onnx")
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception:  # it is no ONNX file at all
         return ""
+    entries = [entry for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"]
+    missing = sorted({entry.value for entry in entries if not (path.parent / entry.value).exists()})
+    if missing:
+        return f" The file keeps weights in {', '.join(missing)}, which is missing: it belongs into the same folder."
     versions = {imported.domain or "ai.onnx": imported.version for imported in model.opset_import}
     names = [
         function.name
