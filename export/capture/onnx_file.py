@@ -142,9 +142,9 @@ class OnnxFile:
                 raise DataError(
                     f"The example of {value.name} has the shape {array.shape}; the network takes {show_shape(axes)}."
                 )
-            dtype = value.dtype.numpy()
+            dtype: Any = value.dtype.numpy()
             if array.size:
-                check_kind(array, Tensor(name=str(value.name), dtype=dtype.name, shape=axes))
+                check_kind(array, Tensor(name=str(value.name), dtype=dtype.name, shape=tuple(axes)))
             converted.append(array.astype(dtype, copy=False))
         return converted
 

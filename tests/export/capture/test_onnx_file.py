@@ -327,7 +327,7 @@ def test_weights_that_are_constant_nodes_are_stored_once(tmp_path):
 def test_files_that_cannot_be_cut_say_why(tmp_path):
     for change, words in (
         (lambda m: m.opset_import[0].__setattr__("version", 9), "has opset 9, but 11 or newer"),
-        (lambda m: m.graph.ClearField("input"), "has no inputs|not an ONNX file"),
+        (lambda m: m.graph.ClearField("input"), "has no inputs|ONNX Runtime does not load"),
     ):
         model = onnx.load(write_onnx(tmp_path / "net.onnx"))
         change(model)
@@ -479,9 +479,8 @@ def test_samples_of_an_array_file_fit_as_they_would_in_a_bundle(name, dtype, sam
         assert bundle.manifest.inputs[0].dtype == dtype
     with pytest.raises(UsageError, match=f"inputs images; .* has {name}. Name the arrays like the inputs, or x"):
         export(path, load_samples({"images": samples, "y": np.arange(5)})[0], tmp_path / "b.offramp")
-    for kind, advice in (("uint8", "float32" if dtype == "float32" else "int64"), ("float16", "int64")):
-        if kind == "uint8" or dtype == "int64":
-            with pytest.raises(DataError, match=rf"takes {dtype} for {name}, not {kind}\. .*astype\(np\.{advice}\)"):
-                export(path, samples.astype(kind), tmp_path / "b.offramp")
+    for other in ("uint8", "float16") if dtype == "int64" else ("uint8",):
+        with pytest.raises(DataError, match=rf"takes {dtype} for {name}, not {other}\. .*astype\(np\.{dtype}\)"):
+            export(path, samples.astype(other), tmp_path / "b.offramp")
     with pytest.raises(DataError, match=r"has the shape \(5, 15\); the network takes \(N, 16\)"):
         export(path, samples[:, :15], tmp_path / "b.offramp")
