@@ -59,7 +59,7 @@ class MeasuredLimit(Struct, frozen=True):
             else "the two are too close to tell"
         )
         return (
-            f" Of {name} {self.show(name)} was measured: these {samples} {unit} neither show that it is {side} "
+            f" Measured for {name}: {self.show(name)}. These {samples} {unit} neither show that it is {side} "
             f"{show_value(name, limit)} nor contradict it; {enough}."
         )
 

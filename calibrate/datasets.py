@@ -82,6 +82,8 @@ def name_arrays(
         return arrays["x"], y
     if manifest is not None and len(names) == 1 and names[0] in arrays:
         return arrays[names[0]], y
+    if manifest is None and len(names) == 1:
+        return {names[0]: arrays[names[0]]}, y  # for whoever knows the network's inputs to take or refuse
     if len(names) < 2 or (missing := [name for name in names if name not in arrays]):
         wanted = f"`{missing[0]}`" if len(names) > 1 else "`x`"
         raise DataError(f"{source} has no array {wanted}; it has {', '.join(arrays) or 'none'}.")

@@ -179,7 +179,7 @@ def _check_exits_early(bundle: Bundle, variant: Variant, operating_point: Operat
         static = bundle.file(variant, variant.exits[operating_point.static].static)
         raise UsageError(
             f"The operating point is {operating_point.engines}, which does not exit early and is one file already: "
-            f"{static}. For the chain name a point with early exit, such as {name or 'default'}{EARLY_SUFFIX}.",
+            f"{static}. For the chain name a point with early exit: --point {name or 'default'}{EARLY_SUFFIX}.",
             path=bundle.path,
         )
     if min(operating_point.thresholds, default=NEVER) >= NEVER:

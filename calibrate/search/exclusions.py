@@ -175,7 +175,7 @@ def _compare(ours: _ExitFigures, theirs: _ExitFigures, parent: str, most_lost: f
             figures = f"right on {show_share(float(lost.mean()))} fewer samples"
         return f"it is worse at exit {worst_exit} than {parent}: {figures}", shares
     if ours.last == theirs.last and ours.latency_s >= theirs.latency_s:
-        times = f"{show_us(ours.latency_s)} against {show_us(theirs.latency_s)}"
+        times = f"{show_us(ours.latency_s)} against {show_us(theirs.latency_s)} (medians)"
         return f"it is not faster to the last exit than {parent}: {times}", shares
     return "", shares
 

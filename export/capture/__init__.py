@@ -107,8 +107,7 @@ def _capture_file(
 ) -> tuple[Captured, list[np.ndarray]]:
     arrays = _draw_example(file, preprocess) if example is None else _order_example(file, example)
     if preprocess is None:
-        file.check(arrays)
-        golden = make_golden(arrays, file.axes)
+        golden = make_golden(file.convert(arrays), file.axes)
         return file.capture(golden, exits=exits, gates=gates, answer=answer), golden
     if len(arrays) != 1:
         raise UsageError(ONE_IMAGE)
@@ -117,8 +116,7 @@ def _capture_file(
     assert dtype is not None
     channels_first = is_channels_first(shape, preprocess)
     floats = normalise_images(golden[0], preprocess, channels_first=channels_first, dtype=dtype.numpy().name)
-    file.check([floats])
-    return file.capture([floats], exits=exits, gates=gates, answer=answer), golden
+    return file.capture(file.convert([floats]), exits=exits, gates=gates, answer=answer), golden
 
 
 def _draw_example(file: OnnxFile, preprocess: Preprocess | None) -> list[np.ndarray]:
@@ -139,6 +137,8 @@ def _order_example(file: OnnxFile, example: Any) -> list[np.ndarray]:
     inputs = [str(value.name) for value in file.inputs]
     if sorted(names) != sorted(inputs):
         raise UsageError(
-            f"The example is for the inputs {', '.join(names)}; {file.path} has {', '.join(inputs)}.", path=file.path
+            f"The example is for the inputs {', '.join(names)}; {file.path} has {', '.join(inputs)}. Name the arrays like "
+            f"the inputs{', or x if there is one' if len(inputs) == 1 else ''}; labels are y.",
+            path=file.path,
         )
     return [arrays[names.index(name)] for name in inputs]

@@ -11,8 +11,10 @@ import onnx_ir as ir
 from msgspec.structs import replace
 from onnx_ir.passes.common import InlinePass, NameFixPass
 
+from ...bundle import Tensor
 from ...errors import DataError, MissingError, ModelError, UsageError, require
 from ...files import os_errors_explained
+from ...runtime.chain.samples import check_kind, show_shape
 from ..graph.axes import BATCH, EXPORT_DYNAMIC, Axes, count_samples, first_line, resolve_axes, take_samples
 from ..graph.running import failed_nodes, largest_error, open_session
 from ..graph.shapes import infer_shapes
@@ -112,35 +114,39 @@ class OnnxFile:
         for value, shape, axis_names in zip(self.inputs, self.shapes, self.axes, strict=True):
             if value.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE):
                 kind = value.dtype.name if value.dtype else "of no type"
-                raise UsageError(f"The input {value.name} is {kind}: pass an example, random values make no sense.")
+                raise UsageError(
+                    f"The input {value.name} is {kind}: random values make no sense, give samples (--data)."
+                )
             sizes = [
                 rows if name == BATCH else 16 if name else size for size, name in zip(shape, axis_names, strict=True)
             ]
             arrays.append(rng.standard_normal(sizes).astype(value.dtype.numpy()))
         return arrays
 
-    def check(self, arrays: Arrays) -> None:
-        """See that an example fits the inputs.
+    def convert(self, arrays: Arrays) -> list[np.ndarray]:
+        """Return an example in the inputs' dtypes, as a loaded network converts its samples.
 
         Raises:
-            DataError: the number of inputs, a shape or a dtype does not fit.
+            DataError: the number of inputs, a shape or a kind of dtype does not fit, or an integer is too large.
         """
+        converted = []
         if len(arrays) != len(self.inputs):
             raise DataError(
                 f"The example has {len(arrays)} inputs; {self.path} takes {len(self.inputs)}.", path=self.path
             )
         for array, value, shape, axis_names in zip(arrays, self.inputs, self.shapes, self.axes, strict=True):
             assert value.dtype is not None
+            axes = [None if name == BATCH else name or size for size, name in zip(shape, axis_names, strict=True)]
             sizes = zip(array.shape, shape, axis_names, strict=False)
             if array.ndim != len(shape) or any(name is None and a != b for a, b, name in sizes):
-                expected = tuple(name or size for size, name in zip(shape, axis_names, strict=True))
                 raise DataError(
-                    f"The example of {value.name} has the shape {array.shape}; the network takes {expected}."
+                    f"The example of {value.name} has the shape {array.shape}; the network takes {show_shape(axes)}."
                 )
-            if array.dtype != value.dtype.numpy():
-                raise DataError(
-                    f"The example of {value.name} is {array.dtype}; the network takes {value.dtype.numpy()}."
-                )
+            dtype: Any = value.dtype.numpy()
+            if array.size:
+                check_kind(array, Tensor(name=str(value.name), dtype=dtype.name, shape=tuple(axes)))
+            converted.append(array.astype(dtype, copy=False))
+        return converted
 
     def run(self, inputs: Arrays, session: Any = None) -> dict[str, np.ndarray]:
         """Run the file as it is, sample by sample if its batch is fixed to one; `session` runs it instead of its own."""
@@ -270,7 +276,7 @@ def _load(path: Path) -> tuple[Any, ir.Model]:
         NameFixPass()(model)
     except Exception as error:  # protobuf's and ONNX Runtime's exception types are private
         raise ModelError(
-            f"{path} is not an ONNX file that ONNX Runtime loads: {first_line(error)}{_explain_functions(path)}",
+            f"ONNX Runtime does not load {path}: {first_line(error)}{_explain_failure(path)}",
             path=path,
         ) from error
     opset = model.graph.opset_imports[""]
@@ -282,13 +288,17 @@ def _load(path: Path) -> tuple[Any, ir.Model]:
     return session, model
 
 
-def _explain_functions(path: Path) -> str:
-    """Say what to do about functions of other operator sets than their file's, which ONNX Runtime does not load."""
+def _explain_failure(path: Path) -> str:
+    """Say what to do about missing files of weights, and functions of other operator sets than their file's."""
     onnx = require("onnx", extra="onnx")
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception:  # it is no ONNX file at all
         return ""
+    entries = [entry for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"]
+    missing = sorted({entry.value for entry in entries if not (path.parent / entry.value).exists()})
+    if missing:
+        return f" The file keeps weights in {', '.join(missing)}, which is missing: it belongs into the same folder."
     versions = {imported.domain or "ai.onnx": imported.version for imported in model.opset_import}
     names = [
         function.name

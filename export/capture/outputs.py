@@ -178,7 +178,7 @@ def _check_classes(sources: Sequence[ExitSource], outputs: Mapping[str, np.ndarr
     if len(sources) < 2:
         raise ModelError(
             f"The network has {len(sources)} exit; early exit needs at least two. attach() adds exits to a "
-            "network that returns one tensor of logits."
+            "network in torch that returns one tensor of logits; cascade() joins two networks, ONNX files too."
         )
     classes = {source.output: outputs[source.output].shape[-1] for source in sources}
     if len(set(classes.values())) > 1:

@@ -72,6 +72,6 @@ def advise_kind(x: np.ndarray, tensor: Tensor) -> str:
         times = "" if x.max() > 1 else "(x * 255).round()" if x.min() >= 0 else None
         how = "give them before they were normalised" if times is None else f"give {times or 'x'}.astype(np.uint8)"
         return f"It takes pixels as they were read, whole numbers from 0 to 255, and scales them itself: {how}."
-    if wanted.kind in "iu" and x.dtype.kind == "f":
+    if wanted.kind in "iu" and x.dtype.kind in "fiu":
         return f"It takes whole numbers, such as indices into a table: give x.astype(np.{wanted})."
     return "Prepare samples as in training (scale, normalise) before they are passed."

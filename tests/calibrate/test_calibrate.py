@@ -478,7 +478,7 @@ def test_samples_that_do_not_contradict_the_limit_are_no_miss():
     )
     assert verdict.startswith("Early exit wins here: 3.33 times as fast in the mean as the whole static network.")
     assert verdict.endswith(
-        "Of max_drop 1.40% (95 % interval 0.61% to 2.19%) was measured: these 1000 samples neither show that it is at most 1.00% "
+        "Measured for max_drop: 1.40% (95 % interval 0.61% to 2.19%). These 1000 samples neither show that it is at most 1.00% "
         "nor contradict it; about 15700 would."
     )
     verdict = judge_early_exit(

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from offramp.calibrate import load_samples
 from offramp.errors import DataError, ModelError, UsageError
 from offramp.export import export, fuse
 from offramp.runtime import load_uncalibrated
@@ -326,7 +327,7 @@ def test_weights_that_are_constant_nodes_are_stored_once(tmp_path):
 def test_files_that_cannot_be_cut_say_why(tmp_path):
     for change, words in (
         (lambda m: m.opset_import[0].__setattr__("version", 9), "has opset 9, but 11 or newer"),
-        (lambda m: m.graph.ClearField("input"), "has no inputs|not an ONNX file"),
+        (lambda m: m.graph.ClearField("input"), "has no inputs|ONNX Runtime does not load"),
     ):
         model = onnx.load(write_onnx(tmp_path / "net.onnx"))
         change(model)
@@ -454,3 +455,32 @@ def test_the_work_of_a_recurrent_layer_counts_where_its_sequence_is_not_read(tmp
     path = save(tmp_path / "gru.onnx", nodes, arrays, ["z0", "z1"], inputs=inputs)
     first = export(path, None, tmp_path / "b.offramp").variant().stages[0]
     assert first.macs == 7 * 24 * (4 + 8) + 8 * CLASSES
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "samples"),
+    [("x", "float32", draw(5).astype(np.float64)), ("ids", "int64", np.arange(5 * 16, dtype=np.int32).reshape(5, 16))],
+)
+def test_samples_of_an_array_file_fit_as_they_would_in_a_bundle(name, dtype, samples, tmp_path):
+    """Under the input's name or as x, in any size of the input's kind of number; another kind is refused, and says why."""
+    (a, b, h), kind = weights((16, 16), (16, CLASSES), (16, CLASSES)), FLOAT if dtype == "float32" else INT64
+    nodes = [
+        helper.make_node("Cast", [name], ["f"], to=FLOAT),
+        helper.make_node("MatMul", ["f", "b"], ["z0"]),
+        helper.make_node("MatMul", ["f", "a"], ["y"]),
+        helper.make_node("MatMul", ["y", "h"], ["z1"]),
+    ]
+    inputs = [helper.make_tensor_value_info(name, kind, ["N", 16])]
+    path = save(tmp_path / "net.onnx", nodes, {"a": a, "b": b, "h": h}, ["z0", "z1"], inputs=inputs)
+    for key in ("x", name):
+        x, y = load_samples({key: samples, "y": np.arange(5)})
+        assert y is not None and y.tolist() == [0, 1, 2, 3, 4]
+        bundle = export(path, x, tmp_path / "b.offramp")
+        assert bundle.manifest.inputs[0].dtype == dtype
+    with pytest.raises(UsageError, match=f"inputs images; .* has {name}. Name the arrays like the inputs, or x"):
+        export(path, load_samples({"images": samples, "y": np.arange(5)})[0], tmp_path / "b.offramp")
+    for other in ("uint8", "float16") if dtype == "int64" else ("uint8",):
+        with pytest.raises(DataError, match=rf"takes {dtype} for {name}, not {other}\. .*astype\(np\.{dtype}\)"):
+            export(path, samples.astype(other), tmp_path / "b.offramp")
+    with pytest.raises(DataError, match=r"has the shape \(5, 15\); the network takes \(N, 16\)"):
+        export(path, samples[:, :15], tmp_path / "b.offramp")
