@@ -103,11 +103,7 @@ def sha256(content: bytes) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """Return the sha256 of a file's content in hexadecimal.
-
-    Raises:
-        OSError: as for `open_file`.
-    """
+    """Return the sha256 of a file's content in hexadecimal; raise as `open_file` does."""
     with open_file(path) as file:
         return hash_open(file)
 
@@ -144,11 +140,7 @@ def open_file(path: Path) -> io.FileIO:
 
 
 def read_file(path: Path, *, most: int) -> bytes:
-    """Return a file's content: all of it, or where it is longer than `most` its first `most + 1` bytes.
-
-    Raises:
-        OSError: as for `open_file`.
-    """
+    """Return a file's content, or its first `most + 1` bytes where it is longer; raise as `open_file` does."""
     return read_open(open_file(path), most=most)
 
 
@@ -235,11 +227,7 @@ def find_doubt(facts: os.stat_result) -> str | None:
 
 
 def read_own(path: Path, *, most: int) -> bytes:
-    """Read a file as `read_file` does, if nobody but this user can have put it there.
-
-    Raises:
-        OSError: it cannot be read, or it is another user's.
-    """
+    """Read a file as `read_file` does, if nobody but this user can have put it there: else it raises an OSError."""
     file = open_file(path)
     doubt = find_doubt(path.parent.lstat()) or find_doubt(os.fstat(file.fileno()))
     if doubt is not None:
@@ -294,9 +282,11 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file beside its final place, then move it there.
 
     Raises:
+        UsageError: what is there is no file.
         MissingError: the folder cannot be written or the disk is full.
     """
     with os_errors_explained(path, "write"):
+        _check_file(path)
         temporary = new_name(path.parent)
         try:
             with temporary.open("xb") as file:
@@ -314,16 +304,22 @@ def check_writable(path: Path) -> None:
     """Check that a file can be written before long work whose result it will hold. Its folder is made if it is missing.
 
     Raises:
-        UsageError: there is a folder at `path`.
+        UsageError: what is at `path` is no file.
         MissingError: the file cannot be written.
     """
     with os_errors_explained(path, "write"):
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder. Name a file to write.", path=path)
+        _check_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = new_name(path.parent)
         temporary.touch()
         temporary.unlink()
+
+
+def _check_file(path: Path) -> None:
+    """Check that a new file replaces no folder, pipe or device: root may replace `/dev/null`, and every program would miss it."""
+    if path.is_dir() or path.parent == Path("/dev") or (path.exists() and not path.is_file()):
+        what = "a folder" if path.is_dir() else "a device or a pipe"
+        raise UsageError(f"{path} is {what}. Name a file to write.", path=path)
 
 
 @contextlib.contextmanager

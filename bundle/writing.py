@@ -72,7 +72,7 @@ def write_calibration(path: str | os.PathLike[str], calibration: Calibration) ->
     """Write a calibration atomically; its folder is made if it is missing.
 
     Raises:
-        UsageError: there is a folder at this path.
+        UsageError: what is there is no file.
         MissingError: the file cannot be written.
 
     Example:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
+from ..errors import MissingError, UsageError
 
 if TYPE_CHECKING:
     from ..bundle import Target
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 
 POWER_STATED_TWICE = "--power-w states the power that --meter would measure: give one of them."
+STATE_POWER = "Without a meter state the board's power in watts (--power-w 12): the joules are then time by that power."
 
 
 def open_meter(name: str, devices: Sequence[str] | None = None) -> "Meter":
@@ -53,7 +54,10 @@ def open_energy_meter(name: str | None, power_w: float | None, devices: Sequence
         MissingError: the meter cannot be read here.
     """
     if power_w is None:
-        return open_meter(name or "auto", devices)
+        try:
+            return open_meter(name or "auto", devices)
+        except MissingError as error:
+            raise MissingError(f"{error}\n{STATE_POWER}") from error
     from ..devices.meters import modelled
 
     if name is not None:

@@ -1,6 +1,7 @@
 """What a product has counted, as text of 80 columns, and drawn anew while it runs."""
 
 import sys
+import textwrap
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["describe_snapshot", "watch_snapshots"]
 
-COLUMNS, BAR, NAME = 80, 24, 12
-"""Columns of the text, of the longest bar, and of the longest name of an exit."""
+COLUMNS, BAR, NAME, INDENT = 80, 24, 12, 11
+"""Columns of the text, of the longest bar, of the longest name of an exit, and before what a line goes on with."""
+
+MOST_WORDS = 300
+"""The most characters of what failed, or of the devices."""
 
 RECENT_S = 60.0
 """Shares and latencies are those of so long."""
@@ -83,25 +87,32 @@ def describe_snapshot(
     lines += [_exit_row(each, part.answers, most) for each in part.exits]
     latency = part.latency_s
     if latency.count:
-        shown = ((share, latency.quantile(share) or 0.0) for share in QUANTILES)
+        shown = (
+            (share, float(f"{latency.quantile(share) or 0.0:.2g}")) for share in QUANTILES
+        )  # bins tell no more digits
         quantiles = [
             f"p{100 * share:g} {'over ' * (value >= latency.edges[-1])}{show_time(value)}" for share, value in shown
         ]
         lines += ["", f"latency    {'  '.join(quantiles)}"]
     lines += _rest(snapshot, part, part_s)
-    return "\n".join(line[:COLUMNS].rstrip() for line in lines)
+    return "\n".join(part.rstrip() for line in lines for part in _wrap(line))
+
+
+def _wrap(line: str) -> list[str]:
+    """Break a line that is too long between words, so that its end is read, too."""
+    return textwrap.wrap(line, COLUMNS, subsequent_indent=" " * INDENT) if len(line) > COLUMNS else [line]
 
 
 def _head(snapshot: "Snapshot", now_s: float, every_s: float) -> Iterator[str]:
     age_s = max(0.0, now_s - snapshot.at_s)
     runs = f"{quoted(snapshot.name, 30)}: {quoted(snapshot.runs, 60)}"
-    yield f"{runs} on {quoted(', '.join(dict.fromkeys(snapshot.devices)), 40)}"
+    yield f"{runs} on {quoted(', '.join(dict.fromkeys(snapshot.devices)), MOST_WORDS)}"
     point = "no operating point" if snapshot.point is None else f"point {quoted(snapshot.point, 40)}"
     yield f"{point} of {len(snapshot.points)}, up {_show_span(snapshot.at_s - snapshot.started_s)}"
     if age_s > max(STALE * max(snapshot.every_s, every_s), LEAST_STALE_S):
         yield f"STALE: this is {_show_span(age_s)} old. The product has ended, hangs or cannot be reached."
     else:
-        yield quoted(snapshot.health, COLUMNS)
+        yield quoted(snapshot.health, MOST_WORDS)
 
 
 def _answers(snapshot: "Snapshot", part: "Snapshot", part_s: float) -> Iterator[str]:
@@ -114,7 +125,7 @@ def _answers(snapshot: "Snapshot", part: "Snapshot", part_s: float) -> Iterator[
         if kinds:
             yield f"{name:<11}{', '.join(f'{quoted(kind, 30)} {count:,}' for kind, count in kinds.items())}"
     if snapshot.away:
-        yield f"away       {quoted(snapshot.away)}"
+        yield f"away       {quoted(snapshot.away, MOST_WORDS)}"
 
 
 def _exit_row(each: "ExitCounts", answers: int, most: int) -> str:

@@ -84,7 +84,7 @@ def choose_devices(
     golden = GoldenRun(samples, scores, shares)
     nets, refusals = _open_everywhere(open_on, golden)
     if not nets:
-        raise MissingError(f"No device runs this network. {' '.join(refusals)}", device="auto")
+        raise MissingError(f"No device runs this network. {_list_refusals(refusals)}", device="auto")
     costs = _measure(nets, golden)
     best = min(costs, key=lambda devices: costs[devices].mean_s)
     mixed = tuple(min(costs, key=lambda devices: costs[devices].stages_s[k])[k] for k in range(len(shares)))
@@ -98,12 +98,17 @@ def choose_devices(
             costs |= pair_costs
             best = min(pair_costs, key=lambda devices: pair_costs[devices].mean_s)
     listed = ", ".join(f"{describe_devices(devices)} {show_us(cost.mean_s)}" for devices, cost in costs.items())
-    skipped = f" Left out: {' '.join(refusals)}" if refusals else ""
+    skipped = f" Left out: {_list_refusals(refusals)}" if refusals else ""
     for devices, cost in costs.items():
         debug("%s: leaving at the exits takes %s s", describe_devices(devices), cost.exits_s)
     reason = f"auto chose {describe_devices(best)} by the mean latency measured here: {listed}.{skipped}"
     debug("%s", reason)
     return best, reason
+
+
+def _list_refusals(refusals: Sequence[str]) -> str:
+    """Write why devices were left out, of which some end with a command and some with a full stop."""
+    return f"{'; '.join(why.rstrip('.') for why in refusals)}."
 
 
 def _open_everywhere(

@@ -199,6 +199,7 @@ def compile_stages(
         )
         for file, stage in deferred.items()
     }
+    missed: dict[tuple[str, str], list[str]] = {}
     pairs = [(stage.file, name) for stage, name in zip(parts.stages, devices, strict=True)]
     for k, (file, name) in enumerate(pairs):
         if (file, name) in results:
@@ -210,8 +211,11 @@ def compile_stages(
         except (BundleError, MissingError) as error:
             if fallback is None or fallback == name or isinstance(error, TrustError):
                 raise
-            warn_caller(f"{file} runs on {fallback}, not on {name}: {error}", EngineWarning)
+            missed.setdefault((name, str(error)), []).append(file)
             results[file, name] = compile_job(jobs.job(file, fallback), str(error))
+    for (name, why), files in missed.items():
+        runs = "runs" if len(files) == 1 else "run"
+        warn_caller(f"{', '.join(files)} {runs} on {fallback}, not on {name}: {why}", EngineWarning)
     if progress is not None:
         progress("compiling", len(pairs), len(pairs))
     return [results[pair][0] for pair in pairs], tuple(results[pair][1] for pair in pairs)

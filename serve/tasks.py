@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,12 @@ Values = dict[str, np.ndarray]
 Parameter = str | int | float | bool
 Answered = tuple[Values, dict[str, Parameter]]
 """Outputs by name, and the parameters of the response."""
+
+OURS = ("deadline_s", "exit", "score")
+"""The parameters that a request may have."""
+
+NEAR = 0.75
+"""A name that is so like one of them, of 1, is a slip of the pen."""
 
 MOST_DEADLINE_S = 1e9
 """A later deadline is never reached; JSON has whole numbers that no float holds."""
@@ -74,6 +81,7 @@ class Task:
     def __init__(self, samples: Samples, request: InferRequest) -> None:
         self.samples, self.count = samples, len(samples)
         self.wanted: tuple[str, ...] = ()
+        _check_parameters(request)
         self.exit: int | None = _number(request, "exit", int)
         self.score: float | None = _number(request, "score", float)
         deadline_s = _number(request, "deadline_s", float)
@@ -85,6 +93,17 @@ class Task:
         """Return True if its samples have the shapes of another task's, so that both can be one batch."""
         pairs = zip(self.samples.arrays, other.samples.arrays, strict=True)
         return all(a.shape[1:] == b.shape[1:] for a, b in pairs)
+
+
+def _check_parameters(request: InferRequest) -> None:
+    """Refuse a parameter whose name is nearly one of ours; others are a client's own, and are passed over.
+
+    Raises:
+        DataError: there is one, such as `deadline`: the answer would come as if it had not been asked for.
+    """
+    for name in request.parameters.keys() - set(OURS):
+        if near := get_close_matches(name, OURS, n=1, cutoff=NEAR):
+            raise DataError(f"Unknown parameter '{quoted(name)}'. Did you mean '{near[0]}'?")
 
 
 def _number(request: InferRequest, name: str, kind: type) -> Any:

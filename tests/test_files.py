@@ -50,6 +50,19 @@ def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
     assert refused.value.path == tmp_path
 
 
+def test_no_pipe_and_no_device_is_replaced_by_a_file(tmp_path):
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/null")
+    for path in (pipe, link, Path("/dev/null"), Path("/dev/stdout"), Path("/dev/new-file-of-a-test")):
+        for write in (files.check_writable, lambda path: files.write_atomically(path, b"new")):
+            with pytest.raises(UsageError, match="is a device or a pipe. Name a file to write") as refused:
+                write(path)
+            assert refused.value.path == path
+    assert pipe.is_fifo() and link.is_symlink() and Path("/dev/null").is_char_device()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
+
+
 def test_a_folder_that_may_not_be_listed_is_not_taken_for_empty(tmp_path, monkeypatch):
     for name in ("engines/cpu/fp32/stage0.built", "engines/cpu/fp32/stage0.json", "engines/cpu/file"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -166,5 +166,5 @@ def describe_missing(found: FoundMeters) -> str:
         )
     if found.container is not None:
         lines.append(f"This runs in a container ({found.container}), which may hide sensors of the host.")
-    lines.append("An external meter can be brought as file.py:function that returns a Meter.")
+    lines.append("An external meter can be brought: --meter file.py:function, which returns a Meter.")
     return "\n".join(lines)

@@ -32,7 +32,7 @@ Kind = Literal["error", "answer", "hang"]
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 """The first devices are tried again after so long, which doubles with each try that fails up to the second."""
 
-MOST_WORDS = 160
+MOST_WORDS = 400
 """What failed is said in so many characters."""
 
 
@@ -196,8 +196,9 @@ class Guard:
             self.away = fault.words, fault.exit
             warns, self._has_warned = not self._has_warned and self.on_fault != "raise", True
         if warns:
+            end = "" if fault.words.endswith((".", "?")) else "."
             warn_caller(
-                f"{fault.words}. Answers are marked from here on (Result.fault) where something failed, and counted in "
+                f"{fault.words}{end} Answers are marked from here on (Result.fault) where something failed, and counted in "
                 f"stats().faults; further faults raise no warning. on_fault is {self.on_fault!r}.",
                 EngineWarning,
             )

@@ -25,6 +25,10 @@ int main(int count, char** arguments) {
       const offramp::Result result = net(sample);
       std::cout << result.label << " " << result.score << " " << result.exit << "\n";
     }
+    if (file.gcount() != 0) {
+      std::cerr << arguments[2] << " ends within a sample: each has " << sample.size() << " values of float32\n";
+      return 1;
+    }
   } catch (const offramp::Error& error) {
     std::cerr << error.what() << "\n";
     return 1;

@@ -249,6 +249,13 @@ def test_without_a_sensor_power_says_what_was_looked_for_and_where():
         assert place in done.stderr
 
 
+@pytest.mark.skipif(diagnose().meter is not None, reason="this machine has a meter")
+def test_without_a_sensor_energy_says_how_to_state_the_power(calibrated, inputs):
+    done = offramp("energy", calibrated.path, inputs)
+    clear_message(done, 4, "No meter here covers the board's power")
+    assert "(--power-w 12)" in done.stderr and "--meter file.py:function" in done.stderr
+
+
 def test_run_shows_the_power_meanwhile(calibrated, inputs, meter):
     done = offramp("run", calibrated.path, inputs, "--power", "--meter", meter("supply"), "--json")
     found = json.loads(done.stdout)

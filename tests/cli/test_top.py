@@ -51,6 +51,19 @@ def test_everything_is_shown_within_80_columns():
         assert words in text, words
 
 
+def test_what_is_too_long_for_a_line_goes_on_in_the_next_and_percentiles_have_the_digits_of_their_bins():
+    away = "stage2.onnx on http://box:8000/digits?as=float16&timeout_s=0.3 failed: no answer within 0.3 s. Does it run?"
+    failing = replace(
+        FULL, runs="the chain", away=away, last_error_s=FULL.at_s, last_error=f"DataError: {'not these 7 ' * 9}values"
+    )
+    text = describe_snapshot(failing, now_s=1_000_001.0)
+    assert max(map(len, text.splitlines())) <= 80 and "characters" not in text
+    words = " ".join(text.split())
+    assert f"away {away}" in words and "not these 7 values" in words
+    latency = text.partition("latency    ")[2].splitlines()[0]
+    assert latency == "p50 1000 us  p90 8200 us  p99 9800 us  p99.9 10 ms"
+
+
 def test_what_is_old_is_said_with_its_age():
     assert "STALE" not in describe_snapshot(FULL, now_s=1_000_014.0)
     assert "STALE: this is 73 s old." in describe_snapshot(FULL, now_s=1_000_073.0)

@@ -41,6 +41,7 @@ def test_the_sample_prints_label_score_and_exit_as_python_gives_them(programs):
     [
         ([ROOT, ROOT / "README.md"], 1, "is not an offramp bundle"),
         ([ARCHIVE, "none"], 1, "cannot read none"),
+        ([ARCHIVE, ROOT / "LICENSE"], 1, "ends within a sample: each has 16 values of float32"),
         ([ARCHIVE], 2, "usage: early_exit BUNDLE SAMPLES"),
     ],
 )

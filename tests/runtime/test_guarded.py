@@ -20,7 +20,7 @@ from offramp.devices.simulated import SimulatedClock
 from offramp.errors import DataError, EngineWarning, MissingError, OfframpError, UsageError
 from offramp.export import export
 from offramp.runtime import Audit, Metrics, Stream, load, load_static, load_uncalibrated
-from offramp.runtime.chain.faults import StageThread
+from offramp.runtime.chain.faults import Guard, StageFault, StageThread
 from offramp.runtime.opening import open_network
 from offramp.runtime.request import LoadOptions, chain_parts, static_parts
 from offramp.tests.fakes import breaking_engine
@@ -203,6 +203,16 @@ def test_the_first_fault_alone_raises_a_warning(engine, x, truth):
             net.clone()(sample)
     assert [warning.category for warning in caught] == [EngineWarning] and caught[0].filename == __file__
     assert "stage1.onnx on breaking:0 gave NaN. Answers are marked" in str(caught[0].message)
+
+
+def test_what_failed_is_said_to_its_end():
+    error = MissingError(f"http://box:8000/digits failed: {'no answer, ' * 15}. Does the server run?")
+    fault = StageFault("error", error, ("http://box:8000/digits?as=float16", "stage2.onnx"), f"failed: {error}")
+    assert fault.words.endswith("Does the server run?") and "characters)" not in fault.words
+    with pytest.warns(EngineWarning, match=r"Does the server run\? Answers are marked"):
+        guard = Guard("last_exit")
+        guard.begin()
+        guard.note(fault)
 
 
 @pytest.mark.parametrize("hangs", [False, True])

@@ -100,6 +100,7 @@ def test_parameters_say_how_deep_and_how_long(client, net):
 
     assert set(run(exit=0)[0]) == {0} and set(run(score=2.0)[0]) == {2} and set(run(score=2, exit=1)[0]) == {1}
     assert set(run(score=0)[0]) == {0} and max(run(exit=1)[0]) == 1
+    assert set(run(exit=0, camera="door")[0]) == {0}  # a client's own parameter is passed over
     exit_, cut, notes = run(deadline_s=1e-6)
     assert set(exit_) == {0} and cut.any() and notes == {"cut": True, "late": True}
     exit_, cut, notes = run(deadline_s=1000.0)
@@ -115,6 +116,7 @@ def test_parameters_say_how_deep_and_how_long(client, net):
         ({"parameters": {"exit": 0.5}}, "exit"),
         ({"parameters": {"exit": True}}, "exit"),
         ({"parameters": {"score": -1}}, "score"),
+        ({"parameters": {"deadline": 0.01}}, "Did you mean 'deadline_s'"),
         ({"inputs": []}, "x is missing"),
         ({"inputs": 5}, "inputs"),
         ({"outputs": [{"name": "lable"}]}, "label"),
