@@ -77,19 +77,22 @@ def draw_benchmark(benchmark: Benchmark, networks: Mapping[str, MeasuredNetwork]
     most_s = max(float(np.percentile(each.latencies_s, 99)) for each in networks.values())
     unit, factor = ("us", 1e6) if most_s < 0.01 else ("ms", 1e3)
     with written_figure(output, 9.0, 5.6) as figure:
-        figure.suptitle(f"{title}: {benchmark.samples} samples", x=0.01, ha="left", fontsize=11, fontweight="bold")
+        count = f"{benchmark.samples} sample{'s' * (benchmark.samples != 1)}"
+        figure.suptitle(f"{title}: {count}", x=0.01, ha="left", fontsize=11, fontweight="bold")
         grid = figure.add_gridspec(2, 2, height_ratios=[2.6, 1], width_ratios=[1.15, 1])
         times, rightness = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
         shares = figure.add_subplot(grid[1, :])
-        _draw_times(times, networks, unit, factor)
+        _draw_times(times, networks, names, unit, factor)
         times.set_xlim(0, 1.08 * most_s * factor)
         _draw_rightness(rightness, networks, benchmark, unit, factor)
-        times.legend([names[name] for name in networks], loc="lower right", facecolor="white", framealpha=0.9)
+        times.legend(loc="lower right", facecolor="white", framealpha=0.9)
         _draw_shares(shares, benchmark)
         write_caption(figure, _describe(benchmark), 135)
 
 
-def _draw_times(axes: "Axes", networks: Mapping[str, MeasuredNetwork], unit: str, factor: float) -> None:
+def _draw_times(
+    axes: "Axes", networks: Mapping[str, MeasuredNetwork], names: Mapping[str, str], unit: str, factor: float
+) -> None:
     """Draw the share of calls that took at most so long, and the means."""
     style_axes(
         axes, "How long calls take", f"{unit}; the upright lines are means", "calls that took at most so long, %"
@@ -97,8 +100,8 @@ def _draw_times(axes: "Axes", networks: Mapping[str, MeasuredNetwork], unit: str
     for name, network in networks.items():
         colour, _, line = LOOKS[name]
         calls = np.sort(network.latencies_s)
-        shares = np.linspace(0, 100, min(len(calls), MOST_STEPS))
-        axes.plot(np.percentile(calls, shares) * factor, shares, line, color=colour, linewidth=1.6)
+        shares = np.linspace(0, 100, max(2, min(len(calls), MOST_STEPS)))
+        axes.plot(np.percentile(calls, shares) * factor, shares, line, color=colour, linewidth=1.6, label=names[name])
         axes.axvline(float(calls.mean()) * factor, color=colour, linestyle=line, linewidth=0.9, alpha=0.6)
     axes.set_ylim(0, 101)
 

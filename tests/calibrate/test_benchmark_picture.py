@@ -5,7 +5,7 @@ import pytest
 
 from offramp.calibrate import bench
 from offramp.calibrate.benchmark import MeasuredLimit
-from offramp.calibrate.benchmark_picture import MeasuredNetwork, draw_benchmark
+from offramp.calibrate.benchmark_picture import LOOKS, MeasuredNetwork, draw_benchmark
 from offramp.errors import MissingError, UsageError
 from offramp.tests.calibrate.test_benchmark import make_benchmark
 
@@ -37,6 +37,19 @@ def test_any_number_of_exits_and_any_spread_of_latencies_is_drawn(exits, tmp_pat
     text = output.read_text()
     assert "a $ b_c: 100 samples" in text and "mean latency, ms" in text and "predicted" not in text
     assert len(text) < 300_000
+
+
+def test_the_legend_shows_each_network_as_it_is_drawn(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    shown, legend = [], Axes.legend
+    monkeypatch.setattr(Axes, "legend", lambda axes, **look: shown.append(axes) or legend(axes, **look))
+    one = {name: MeasuredNetwork(np.array([0.01]), 0.0, MeasuredLimit(0.5, 0.4, 0.6)) for name in ("early", "whole")}
+    draw_benchmark(make_benchmark(2), one, tmp_path / "bench.svg", title="d")  # one sample
+    handles, names = shown[0].get_legend_handles_labels()
+    assert names == ["early exit", "whole static network"]
+    assert [line.get_color() for line in handles] == [LOOKS[name][0] for name in one]
+    assert [list(line.get_ydata()) for line in handles] == [[0, 100]] * 2
 
 
 def test_what_cannot_be_drawn_is_refused_before_anything_is_measured(calibrated, labelled, tmp_path):
