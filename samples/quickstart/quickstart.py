@@ -7,6 +7,7 @@ nobody trained together. A second run does again only what has changed.
 """
 
 import argparse
+import shutil
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -48,9 +49,11 @@ def make_all(options: argparse.Namespace) -> None:
     steps.do("train a small network alone, for the cascade", digits.SMALL_WEIGHTS, train_small)
 
     def export_early(progress: Report) -> None:
+        shutil.rmtree(EARLY, ignore_errors=True)  # of an earlier run: another network takes its place
         export(digits.network(), digits.calibration(images)[0][:3], EARLY, progress=progress)
 
     def export_cascade(progress: Report) -> None:
+        shutil.rmtree(BOTH, ignore_errors=True)
         members = [digits.small(), digits.whole()]
         cascade(members, digits.calibration(images)[0][:3], BOTH, progress=progress)
 
