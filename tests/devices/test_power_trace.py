@@ -48,14 +48,14 @@ def test_a_gap_is_no_line_either_where_there_are_more_readings_than_points(tmp_p
 
     lines, plot = [], Axes.plot
     monkeypatch.setattr(Axes, "plot", lambda *given, **look: lines.append(given[1:3]) or plot(*given, **look))
-    board = SimulatedBoard(sensor=Sensor(period_s=0.001), faults=[Fault(rail="VDD_IN", start_s=20.0, end_s=30.0)])
+    board = SimulatedBoard(sensor=Sensor(period_s=0.001), faults=[Fault(rail="VDD_IN", start_s=8.0, end_s=10.0)])
     trace = PowerTrace(board.meter())
     with trace.meter.window():
-        board.work(60.0, power_w=9.0)
+        board.work(20.0, power_w=9.0)
     draw_power(trace, tmp_path / "power.svg")
     at, watts = lines[0]
     assert len(at) == MOST_POINTS < len(trace.power_w()["VDD_IN"][0])
-    assert [at_s for at_s, each in zip(at, watts, strict=True) if math.isnan(each)] == [pytest.approx(25, abs=6)]
+    assert [at_s for at_s, each in zip(at, watts, strict=True) if math.isnan(each)] == [pytest.approx(9, abs=2)]
 
 
 def test_a_phase_too_short_for_its_sensor_gets_no_joules():
