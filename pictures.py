@@ -49,7 +49,7 @@ def check_picture(path: str | os.PathLike[str]) -> Path:
         kinds = ", ".join(f".{kind}" for kind in UNDATED)
         raise UsageError(
             f"The ending of a picture's file tells its format, one of {kinds}: {printable(path.name)} has none of them. "
-            f"Name it {printable(path.stem)}.svg, for instance.",
+            f"Name it {printable(path.stem.lstrip('.') or 'picture')}.svg, for instance.",
             path=path,
         )
     _require_matplotlib()

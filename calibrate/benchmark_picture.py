@@ -83,7 +83,8 @@ def draw_benchmark(benchmark: Benchmark, networks: Mapping[str, MeasuredNetwork]
     most_s = max(float(np.percentile(each.latencies_s, 99)) for each in networks.values())
     unit, factor = ("us", 1e6) if most_s < 0.01 else ("ms", 1e3)
     with written_figure(output, 9.0, 5.6) as figure:
-        figure.suptitle(f"{title}: {benchmark.samples} samples", x=0.01, ha="left", fontsize=11, fontweight="bold")
+        count = f"{benchmark.samples} sample{'s' * (benchmark.samples != 1)}"
+        figure.suptitle(f"{title}: {count}", x=0.01, ha="left", fontsize=11, fontweight="bold")
         grid = figure.add_gridspec(2, 2, height_ratios=[2.6, 1], width_ratios=[1.15, 1])
         times, rightness = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
         shares = figure.add_subplot(grid[1, :])
@@ -108,7 +109,7 @@ def _draw_times(
     for name, network in networks.items():
         colour, _, line = LOOKS[name]
         calls = np.sort(network.latencies_s)
-        shares = np.linspace(0, 100, min(len(calls), MOST_STEPS))
+        shares = np.linspace(0, 100, max(2, min(len(calls), MOST_STEPS)))
         axes.plot(np.percentile(calls, shares) * factor, shares, line, color=colour, linewidth=1.6, label=names[name])
         axes.axvline(float(calls.mean()) * factor, color=colour, linestyle=line, linewidth=0.9, alpha=0.6)
     axes.set_ylim(0, 101)

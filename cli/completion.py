@@ -2,12 +2,15 @@
 
 import functools
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
+
+from ..files import read_file
 
 __all__ = ["add_completion"]
 
@@ -46,6 +49,12 @@ FILES = (
 )
 """Parameters that are files or folders, or may be."""
 
+SAFE = re.compile(r"[\w.:+-]+")
+"""What a shell takes as a word: names in a bundle are a stranger's, and `$(command)` would be run."""
+
+MOST_BYTES = 1 << 26
+"""No file is read that is longer."""
+
 DEVICES = ("cpu", "auto", "cuda:0", "openvino:CPU", "openvino:GPU", "openvino:NPU", "mnn:cpu", "litert:cpu", "ncnn:cpu")
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -81,10 +90,14 @@ class _Proposed(type(click.STRING)):  # type: ignore[misc]
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Return what begins as the text does; where the shell proposes files, it says so."""
-        proposed = self._propose(ctx)
-        if proposed is None:
-            return [CompletionItem(incomplete, type="file")]
-        return [CompletionItem(text) for text in proposed if text.startswith(incomplete)]
+        try:
+            proposed = self._propose(ctx)
+            if proposed is None:
+                return [CompletionItem(incomplete, type="file")]
+            found = [text for text in proposed if isinstance(text, str) and SAFE.fullmatch(text)]
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            return []  # a shell has no place for an error, and what a bundle holds may be anything
+        return [CompletionItem(text) for text in found if text.startswith(incomplete)]
 
 
 def _variants(ctx: click.Context) -> Iterator[str]:
@@ -103,10 +116,10 @@ def _bundle(ctx: click.Context) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return a JSON file; nothing if it cannot be read, since a shell has no place for an error."""
+    """Return a JSON file; nothing if it is not one, as where another calibration is whole."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        found = json.loads(read_file(path, most=MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -11,7 +11,7 @@ from ..calibrate import grouped_samples, named_sources
 from ..calibrate.named_sources import load_batches, load_samples
 from ..calibrate.sample_files import labelled
 from ..calibrate.user_code import call_function, executing
-from ..errors import DataError, ModelError, UsageError, printable, require
+from ..errors import DataError, ModelError, UsageError, require
 from ..files import os_errors_explained
 from ..progress import Progress, no_progress
 

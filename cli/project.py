@@ -32,6 +32,9 @@ MEASURE = ("calibrate", "bench", "energy", "reuse", "verify", "build")
 
 OTHERS = ("attach", "train", "report", "fuse", "pack", "sign", "inspect")
 
+PRINTED = ("as_json", "json_schema")
+"""Options that a step does not have: `go` itself has them."""
+
 NO_INPUTS = ("output", "bundle", "ask", "checkpoint")
 """Options that name what a step writes."""
 
@@ -151,8 +154,12 @@ def _read_step(step: Any, bundle: str, commands: Mapping[str, click.Command], pa
         raise unknown_name("step", str(name), commands, path=path)
     if not isinstance(options, dict | None):
         raise DataError(f"{path}: the options of {name} are `name: value`, not {options!r:.60}.", path=path)
-    given = {str(key).replace("-", "_"): value for key, value in (options or {}).items()}
-    parameters = {_name_of(parameter): parameter for parameter in commands[name].params if parameter.name != "as_json"}
+    given: dict[str, Any] = {}
+    for key, value in (options or {}).items():
+        if (known_as := str(key).replace("-", "_")) in given:
+            raise DataError(f"{path}: {name} has {key} twice, with a hyphen and with an underscore.", path=path)
+        given[known_as] = value
+    parameters = {_name_of(each): each for each in commands[name].params if each.name not in PRINTED}
     role = "output" if name in ("cascade", "export", "prune") else "bundle"
     if role in parameters:
         given = {role: bundle} | given
@@ -183,7 +190,7 @@ def _write_option(parameter: click.Parameter, value: Any, what: str, path: Path)
     if any(each is None or isinstance(each, dict | list) for each in (value if isinstance(value, list) else [value])):
         raise DataError(f"{what} is a text, a number, true or false, or a list of these, not {value!r:.60}.", path=path)
     if isinstance(parameter, click.Argument):
-        return _texts(value)
+        return [f"./{text}" if text.startswith("-") else text for text in _texts(value)]  # else it would be an option
     option = max(parameter.opts, key=len)
     if isinstance(parameter, click.Option) and parameter.is_flag:
         if not isinstance(value, bool):

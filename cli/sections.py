@@ -26,6 +26,15 @@ class SectionedGroup(click.Group):
             command.short_help = line
             self.add_command(command)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read what stands before the command; of an option that only commands have, say where it stands."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise click.UsageError(
+                f"{error.message} Options stand behind the command: offramp COMMAND {error.option_name}.", ctx
+            ) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections, their lines below each other."""
         longest = max(map(len, self.commands))

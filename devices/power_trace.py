@@ -5,11 +5,13 @@ import os
 from array import array
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from msgspec import Struct
 
+from ..errors import printable
 from ..pictures import COLOURS, GREY, check_picture, style_axes, write_caption, written_figure
 from .integration import LEAST_UPDATES, estimate_half_interval, integrate, power_over_time
 from .meter import Meter
@@ -25,6 +27,8 @@ __all__ = ["Phase", "PowerTrace", "draw_power"]
 MOST_POINTS = 1500
 """A line of more points is drawn as the means of so many parts of the time, in a band from the least to the most."""
 
+MOST_PHASE = 40
+"""A phase's name has room for so many characters; of a path only its end is written."""
 
 LINES = "-", "--", ":"
 """Lines of rails beyond the colours that there are."""
@@ -184,9 +188,8 @@ def _draw_rail(
     at_s, width = at_s - begin_s, 1.6 if rail.role == "total" else 1.0
     if len(at_s) > MOST_POINTS:
         parts = np.array_split(np.arange(len(at_s)), MOST_POINTS)
-        whole = [rows for rows in parts if np.isfinite(power_w[rows]).all()]
-        low_w, high_w = (np.array([edge(power_w[rows]) for rows in whole]) for edge in (np.min, np.max))
-        at_s, power_w = np.array([[at_s[rows].mean(), power_w[rows].mean()] for rows in whole]).T
+        low_w, high_w = (np.array([edge(power_w[rows]) for rows in parts]) for edge in (np.min, np.max))  # NaN at a gap
+        at_s, power_w = np.array([[at_s[rows].mean(), power_w[rows].mean()] for rows in parts]).T
         axes.fill_between(at_s, low_w, high_w, color=colour, alpha=0.25, linewidth=0)
     axes.plot(at_s, power_w, line, color=colour, linewidth=width, label=name)
 
@@ -198,7 +201,7 @@ def _mark_phases(axes: "Axes", trace: PowerTrace, begin_s: float, energy: Energy
     for i, phase in enumerate(phases):
         start_s, end_s = phase.start_s - begin_s, phase.end_s - begin_s
         axes.axvspan(start_s, end_s, color="#000000", alpha=0.05 + 0.05 * (i % 2), linewidth=0)
-        axes.text((start_s + end_s) / 2, 0.98, phase.name, **look)
+        axes.text((start_s + end_s) / 2, 0.98, printable(Path(phase.name).name, MOST_PHASE), **look)
     if phases and isinstance(energy, Energy) and energy.idle_w is not None:
         low_s, high_s = axes.dataLim.intervalx
         sides = (low_s, phases[0].start_s - begin_s), (phases[-1].end_s - begin_s, high_s)

@@ -61,6 +61,19 @@ def test_a_few_slow_calls_do_not_take_the_room_of_all_others(tmp_path, words):
         assert ("logarithmic" in (tmp_path / "bench.svg").read_text()) is is_log
 
 
+def test_the_legend_shows_each_network_as_it_is_drawn(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    shown, legend = [], Axes.legend
+    monkeypatch.setattr(Axes, "legend", lambda axes, **look: shown.append(axes) or legend(axes, **look))
+    one = {name: MeasuredNetwork(np.array([0.01]), 0.0, MeasuredLimit(0.5, 0.4, 0.6)) for name in ("early", "whole")}
+    draw_benchmark(make_benchmark(2), one, tmp_path / "bench.svg", title="d")  # one sample
+    handles, names = shown[0].get_legend_handles_labels()
+    assert names == ["early exit", "whole static network"]
+    assert [line.get_color() for line in handles] == [LOOKS[name][0] for name in one]
+    assert [list(line.get_ydata()) for line in handles] == [[0, 100]] * 2
+
+
 def test_what_cannot_be_drawn_is_refused_before_anything_is_measured(calibrated, labelled, tmp_path):
     def fail(*_):
         raise AssertionError("it measures")

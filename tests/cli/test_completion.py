@@ -51,6 +51,28 @@ def test_names_come_from_the_bundle_that_the_line_names(calibrated, monkeypatch)
     assert complete("run dense.offramp --variant ") == []
 
 
+@pytest.mark.parametrize(
+    ("manifest", "calibration"),
+    [
+        ('{"variants": [1, {"nom": 2}]}', '{"points": [1, 2]}'),
+        ('{"variants": null}', '{"points": null}'),
+        ("[" * 100_000, "[" * 100_000),
+        (
+            '{"variants": [{"name": "$(id)"}, {"name": "a b"}, {"name": "a\\nb"}, {"name": 3}]}',
+            '{"points": {"`id`": 1}}',
+        ),
+    ],
+)
+def test_of_what_no_bundle_holds_nothing_is_proposed(manifest, calibration, tmp_path, monkeypatch):
+    """A shell shows an error in the middle of a line, and runs what stands in `$()`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d.offramp" / "calibrations").mkdir(parents=True)
+    (tmp_path / "d.offramp" / "manifest.json").write_text(manifest)
+    (tmp_path / "d.offramp" / "calibrations" / "a.json").write_text(calibration)
+    assert complete("run d.offramp --variant ") == complete("run d.offramp --point ") == []
+    assert complete(f"run {'x' * 5000} --variant ") == []
+
+
 def test_words_of_a_fixed_set_are_those_that_are_taken():
     assert complete("quantize d.offramp --to ") == ["int8", "fp16"]
     assert complete("run d.offramp x --device openvino:C") == ["openvino:CPU"]

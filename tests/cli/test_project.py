@@ -163,12 +163,22 @@ def test_a_calibration_that_adds_a_variant_and_fails_makes_no_new_bundle(folder,
         ("[[verify]]", "a step is a command"),
         ("[]", "holds no project"),
         ("[serve: {}]", "Unknown step 'serve'"),
+        ("[verify: {json-schema: true}]", "Unknown option of verify 'json-schema'"),
+        ("[calibrate: {data: x.npz, max-drop: 0.1, max_drop: 0.5}]", "calibrate has max_drop twice"),
     ],
 )
 def test_what_no_step_can_be_is_named(folder, steps, expected):
     Path("p.yaml").write_text(f"bundle: b.offramp\nsteps: {steps}\n")
     with pytest.raises((UsageError, DataError), match=f"p.yaml.*{expected}|{expected}"):
         read_project(Path("p.yaml"), app.commands)
+
+
+def test_a_name_that_begins_with_a_hyphen_is_no_option(folder, capsys):
+    """`offramp verify --help` would end with 0, and count as done."""
+    Path("offramp.yaml").write_text("bundle: --help\nsteps: [verify]\n")
+    assert go(capsys) == (2, ["failed"])
+    Path("offramp.yaml").write_text(PROJECT.replace("dense.offramp", "-v.offramp"))
+    assert go(capsys) == (0, ["done"] * 3)
 
 
 def test_what_is_no_project_is_named(folder, capsys):

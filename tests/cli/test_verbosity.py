@@ -56,6 +56,11 @@ def test_the_steps_of_a_project_say_as_much_as_it_does(folder, tmp_path):
     assert "comparing with the original ..." in offramp("go", "--again", "--verbose").stderr
 
 
+def test_an_option_before_the_command_is_told_its_place(folder):
+    done = offramp("-q", "inspect", "d.offramp")
+    assert done.returncode == 2 and "Options stand behind the command: offramp COMMAND -q." in done.stderr
+
+
 def test_both_at_once_are_refused(folder):
     done = offramp("inspect", "d.offramp", "-q", "-v")
     assert done.returncode == 2 and "--quiet and --verbose" in done.stderr

@@ -7,6 +7,7 @@ import pytest
 
 from offramp import pictures
 from offramp.devices import Fault, PowerTrace, Sensor, SimulatedBoard, draw_power
+from offramp.devices.power_trace import MOST_POINTS
 from offramp.errors import UsageError
 
 WRAP_J = 40.0
@@ -43,6 +44,21 @@ def test_a_gap_in_the_readings_is_no_line():
     ]
 
 
+def test_a_gap_is_no_line_either_where_there_are_more_readings_than_points(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    lines, plot = [], Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda *given, **look: lines.append(given[1:3]) or plot(*given, **look))
+    board = SimulatedBoard(sensor=Sensor(period_s=0.001), faults=[Fault(rail="VDD_IN", start_s=8.0, end_s=10.0)])
+    trace = PowerTrace(board.meter())
+    with trace.meter.window():
+        board.work(20.0, power_w=9.0)
+    draw_power(trace, tmp_path / "power.svg")
+    at, watts = lines[0]
+    assert len(at) == MOST_POINTS < len(trace.power_w()["VDD_IN"][0])
+    assert [at_s for at_s, each in zip(at, watts, strict=True) if math.isnan(each)] == [pytest.approx(9, abs=2)]
+
+
 def test_a_phase_too_short_for_its_sensor_gets_no_joules():
     board = SimulatedBoard()
     trace = PowerTrace(board.meter())
@@ -64,8 +80,11 @@ def test_the_picture_names_rails_phases_and_joules_whatever_they_are_called(tmp_
             board.work(3.0, power_w=6.0)
         with trace.phase("infer"):
             board.work(20.0, power_w=9.0)
+        with trace.phase(f"/{'a' * 200}/bin/late\x1b"):
+            board.work(1.0, power_w=9.0)
     draw_power(trace, tmp_path / "power.svg", energy=window.energy)
     text = (tmp_path / "power.svg").read_text()
+    assert ">late\\u001b<" in text
     for word in ("CPU $x_$ (part)", "load", "infer: 1", "rest", "in all: ", "beyond idle", "simulated"):
         assert word in text, word
     draw_power(trace, tmp_path / "again.svg", energy=window.energy)

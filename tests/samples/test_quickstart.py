@@ -1,6 +1,7 @@
 """What the quickstart does once: its steps, its training, and the installation before it."""
 
 import runpy
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from offramp.bundle import open_bundle
 from offramp.tests.helpers.pages import ROOT
 
 QUICKSTART = ROOT / "samples/quickstart"
@@ -86,6 +88,35 @@ def test_training_goes_on_exactly_where_it_was_interrupted(tmp_path, monkeypatch
     load = digits["torch"].load
     first, second = (load(tmp_path / name, weights_only=True) for name in ("a.pt", "b.pt"))
     assert all(digits["torch"].equal(value, second[name]) for name, value in first.items())
+
+
+@pytest.mark.slow
+def test_another_network_takes_the_place_of_one_that_was_calibrated(tmp_path, monkeypatch, calibrated):
+    """Export refuses to lose a calibration, unless somebody says so; the quickstart's own folder may go."""
+    import torch
+
+    for name in ("network", "cascade"):
+        shutil.copytree(calibrated.path, tmp_path / f"{name}.offramp")
+    monkeypatch.syspath_prepend(str(QUICKSTART))
+    monkeypatch.setenv("DIGITS_WEIGHTS", str(tmp_path / "digits.pt"))
+    for module in ("digits", "steps", "whole_way"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    quickstart = runpy.run_path(str(QUICKSTART / "quickstart.py"))
+    digits, shared = quickstart["digits"], quickstart["make_all"].__globals__
+
+    def end(*_, **__):
+        raise KeyboardInterrupt
+
+    def train(*, make=digits.Digits, weights=digits.WEIGHTS, **_):
+        torch.save(make().state_dict(), weights)
+
+    monkeypatch.setattr(digits, "train", train)
+    monkeypatch.setattr(digits, "calibration", lambda most: (np.zeros((3, 1, 28, 28), np.float32), np.arange(3)))
+    monkeypatch.setitem(shared, "calibrate", end)
+    with pytest.raises(KeyboardInterrupt):
+        quickstart["make_all"](SimpleNamespace(images=3, epochs=1, seed=0))
+    for path in (shared["EARLY"], shared["BOTH"]):
+        assert open_bundle(path).manifest.classes == 10 and not open_bundle(path).calibrations()
 
 
 PIP = """
