@@ -62,7 +62,7 @@ def test_pickled_arrays_are_refused(tmp_path):
 def test_an_archive_without_x_lists_what_it_has(tmp_path):
     np.savez(tmp_path / "d.npz", images=np.zeros(3))
     with pytest.raises(DataError, match="no array `x`; it has images"):
-        load_samples(str(tmp_path / "d.npz"))
+        load_samples(str(tmp_path / "d.npz"), manifest_of(Tensor(name="x", dtype="float32", shape=(None, 3))))
 
 
 def test_a_function_may_import_its_neighbours_and_return_tensors(tmp_path):
