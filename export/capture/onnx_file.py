@@ -276,7 +276,7 @@ def _load(path: Path) -> tuple[Any, ir.Model]:
         NameFixPass()(model)
     except Exception as error:  # protobuf's and ONNX Runtime's exception types are private
         raise ModelError(
-            f"ONNX Runtime does not load {path}: {first_line(error)}{_explain_failure(path)}",
+            f"{path} is not an ONNX file that ONNX Runtime loads: {first_line(error)}{_explain_failure(path)}",
             path=path,
         ) from error
     opset = model.graph.opset_imports[""]

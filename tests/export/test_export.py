@@ -159,7 +159,7 @@ def test_an_onnx_file_with_external_data_is_cut(tmp_path):
     onnx.save(onnx.load(path), path, save_as_external_data=True, location="net.data", size_threshold=0)
     assert export(path, None, tmp_path / "b.offramp").manifest.classes == 5
     (tmp_path / "net.data").unlink()
-    with pytest.raises(ModelError, match=r"does not load .*net\.onnx: .* weights in net\.data, which is missing"):
+    with pytest.raises(ModelError, match=r"net\.onnx is not an ONNX file .* weights in net\.data, which is missing"):
         export(path, None, tmp_path / "c.offramp")
 
 

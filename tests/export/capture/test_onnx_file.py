@@ -327,7 +327,7 @@ def test_weights_that_are_constant_nodes_are_stored_once(tmp_path):
 def test_files_that_cannot_be_cut_say_why(tmp_path):
     for change, words in (
         (lambda m: m.opset_import[0].__setattr__("version", 9), "has opset 9, but 11 or newer"),
-        (lambda m: m.graph.ClearField("input"), "has no inputs|ONNX Runtime does not load"),
+        (lambda m: m.graph.ClearField("input"), "has no inputs|not an ONNX file"),
     ):
         model = onnx.load(write_onnx(tmp_path / "net.onnx"))
         change(model)
