@@ -289,7 +289,7 @@ def test_a_device_that_is_missing_is_refused_before_anything_is_measured(dense, 
 def test_nothing_but_a_calibration_is_replaced(dense, labelled, tmp_path):
     target = Target(max_drop=0.05)
     for path in (dense.path / "manifest.json", dense.path / "variants" / "fp32" / "whole.onnx", Path("/dev/null")):
-        with pytest.raises(UsageError, match="is no calibration|is a folder|There is no"):
+        with pytest.raises(UsageError, match="is no calibration|is a folder|There is no|is a device"):
             calibrate(dense, labelled, target, output=path)
     with pytest.raises(UsageError, match="is empty"):
         calibrate(dense, labelled, target, output="")

@@ -250,7 +250,7 @@ def test_clones_in_threads_give_what_one_gives_alone(dense):
 def test_auto_passes_over_the_simulator(dense):
     net = load_uncalibrated(dense, "auto")
     assert not any("qnn" in stage.device for stage in net.provenance.stages)
-    assert "qnn:simulator: a simulator's latency is not the device's." in net.provenance.chosen
+    assert "qnn:simulator: a simulator's latency is not the device's" in net.provenance.chosen
 
 
 @simulated
