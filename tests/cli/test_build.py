@@ -76,7 +76,7 @@ def test_what_cannot_be_run_on_says_so(dense, arguments, code, words):
 
 def test_falling_back_is_asked_for_and_said(dense):
     done = offramp("verify", dense.path, "--device", "cuda:0", "--fallback", "cpu")
-    assert done.returncode == 0 and "runs on cpu, not on cuda:0" in done.stderr and "fp32 on cpu: passed" in done.stdout
+    assert done.returncode == 0 and "run on cpu, not on cuda:0" in done.stderr and "fp32 on cpu: passed" in done.stdout
 
 
 ABSENT = {
