@@ -223,8 +223,8 @@ def test_names_in_place_of_a_file_of_names_are_told_apart():
         ("0", None, (0, 0, 0), (1, 1, 1)),
         (None, "0.5", (0, 0, 0), (0.5, 0.5, 0.5)),
         ("0.5", "0.25", (0.5,) * 3, (0.25,) * 3),
-        ("0", "1,2,3", (0, 0, 0), (1, 2, 3)),
-        ("1,2,3", None, (1, 2, 3), (1, 1, 1)),
+        ("0", "0.1,0.2,1", (0, 0, 0), (0.1, 0.2, 1)),
+        ("0.1,0.2,0.3", None, (0.1, 0.2, 0.3), (1, 1, 1)),
     ],
 )
 def test_a_single_number_counts_for_every_channel(mean, std, means, stds):
