@@ -116,6 +116,8 @@ def _shape(tensor: "Tensor") -> str:
 
 def describe_calibration(calibration: "Calibration") -> str:
     """Describe a calibration: its points, the static networks beside them, and its verdicts."""
+    from ..calibrate.compared import find_noise
+
     selecting, reporting = calibration.select_samples, calibration.report_samples
     if calibration.outside:
         split = f"Thresholds were chosen on {selecting} samples of other data; all figures come from the {reporting} samples."
@@ -127,7 +129,7 @@ def describe_calibration(calibration: "Calibration") -> str:
     pace = "back to back" if calibration.every_s is None else f"every {show_time(calibration.every_s)}"
     lines = [f"{split} {energy} Calls were measured {pace}."]
     for name, point in calibration.points.items():
-        lines += ["", *_describe_point(name, point, _find_noise(calibration, point))]
+        lines += ["", *_describe_point(name, point, find_noise(calibration, point) or 0.0)]
     has_losses = calibration.point.target.counts == "losses"
     rows = [("static network", "device", "loss" if has_losses else "accuracy", "mean us", "mJ", "")]
     for static in calibration.statics:
@@ -152,19 +154,6 @@ def describe_loads(loads: Mapping[str, Mapping[str, int]]) -> str:
             f"point {name} loads {sum(variants.values()) / 1e6:.3g} MB of files{each if len(variants) > 1 else ''}"
         )
     return "\n".join(lines)
-
-
-def _find_noise(calibration: "Calibration", point: "OperatingPoint") -> float:
-    """Return the relative standard error of a point's mean latency; 0 if it is not known."""
-    if point.exits_early:
-        chains = (
-            chain
-            for chain in calibration.chains
-            if (chain.variant, chain.placement) == (point.variant, point.placement)
-        )
-        return next((chain.noise for chain in chains), 0.0)
-    ends = (static for static in calibration.statics if (static.variant, static.exit) == (point.variant, point.static))
-    return next((static.noise for static in ends if static.device in point.placement), 0.0)
 
 
 def _describe_point(name: str, point: "OperatingPoint", noise: float) -> list[str]:

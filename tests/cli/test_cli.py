@@ -1,7 +1,6 @@
 import io
 import json
 import os
-import pty
 import shlex
 import shutil
 import signal
@@ -19,7 +18,7 @@ from offramp.cli import output
 from offramp.cli.app import exit_code_of
 from offramp.cli.output import progress_bars, spinner
 from offramp.tests.helpers.briefly import brief_arguments
-from offramp.tests.helpers.command import PROCESS, clear_message, offramp
+from offramp.tests.helpers.command import PROCESS, clear_message, in_terminal, offramp
 from offramp.tests.zoo.dense import CLASSES
 
 NETWORK = """
@@ -296,19 +295,8 @@ def test_an_interrupted_training_says_whether_it_goes_on(files, call, monkeypatc
 
 
 def test_progress_is_shown_to_a_person(files):
-    ours, theirs = pty.openpty()
-    command = [*PROCESS, "bench", files / "dense.offramp", files / "data.npz"]
-    done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs)
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            part = os.read(ours, 4096)
-        except OSError:  # the terminal closed with the process
-            break
-        shown += part
-    out, _ = done.communicate()
-    assert done.returncode == 0 and b"measuring" in shown and b"measuring" not in out
+    out, shown = in_terminal("bench", files / "dense.offramp", files / "data.npz")
+    assert b"measuring" in shown and b"measuring" not in out
 
 
 def test_a_person_is_told_how_long_long_work_took(monkeypatch):

@@ -1,7 +1,6 @@
 """What --quiet and --verbose change, and that neither colours nor bars reach a file."""
 
 import os
-import pty
 import shutil
 import subprocess
 
@@ -11,7 +10,7 @@ import pytest
 from offramp.cli.app import app
 from offramp.cli.verbosity import is_quiet, is_verbose
 from offramp.tests.cli.test_help import LEAVES
-from offramp.tests.helpers.command import PROCESS, offramp
+from offramp.tests.helpers.command import PROCESS, in_terminal, offramp
 
 
 @pytest.fixture
@@ -66,26 +65,6 @@ def test_both_at_once_are_refused(folder):
     assert done.returncode == 2 and "--quiet and --verbose" in done.stderr
     for wrong in (["run", "-q"], ["run", "-v"]):  # which end before there is a command
         assert offramp(*wrong).returncode == 2 and not is_quiet() and not is_verbose()
-
-
-def in_terminal(*arguments, **variables):
-    """Return what a command writes to stdout, a file, and to stderr, a terminal."""
-    ours, theirs = pty.openpty()
-    environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
-    environment |= {"TERM": "xterm-256color", "COLUMNS": "100"} | variables
-    process = subprocess.Popen([*PROCESS, *arguments], stdout=subprocess.PIPE, stderr=theirs, env=environment)
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            part = os.read(ours, 4096)
-        except OSError:  # the terminal closed with the process
-            break
-        shown += part
-    os.close(ours)
-    out, _ = process.communicate()
-    assert process.returncode == 0, shown
-    return out, shown
 
 
 COLOUR = b"\x1b[3"

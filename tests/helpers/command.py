@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pty
 import subprocess
 import sys
 import tempfile
@@ -60,6 +61,26 @@ def as_in_a_process():
             warnings.simplefilter("ignore", category)
         patch.setattr(warnings, "showwarning", warnings.showwarning)  # which the command line replaces
         yield
+
+
+def in_terminal(*arguments, **variables):
+    """Run a command in a process of its own; return what it writes to stdout, a file, and to stderr, a terminal."""
+    ours, theirs = pty.openpty()
+    environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    environment |= {"TERM": "xterm-256color", "COLUMNS": "100"} | variables
+    process = subprocess.Popen([*PROCESS, *arguments], stdout=subprocess.PIPE, stderr=theirs, env=environment)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # the terminal closed with the process
+            break
+        shown += part
+    os.close(ours)
+    out, _ = process.communicate()
+    assert process.returncode == 0, shown
+    return out, shown
 
 
 def clear_message(done, code, *words):
